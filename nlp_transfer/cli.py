@@ -1,0 +1,218 @@
+"""The command line: a command parses, calls one function and prints. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from nlp_transfer.errors import NlpTransferError
+
+app = typer.Typer(
+    name="nlp-transfer",
+    help="Transfer learning for Hugging Face text models: judge the shift, fine-tune, evaluate, ship.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that come with the package, and their schema.")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.num_train_epochs=1.", show_default=False),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Fine-tune: load, look at the shift, train, evaluate, write the run folder."""
+    from nlp_transfer.recipe import Recipe
+
+    loaded = Recipe.load(recipe, overrides or ())
+    from nlp_transfer.reporting.summary import print_run
+    from nlp_transfer.training.run import train as run
+
+    print_run(run(loaded, overwrite=overwrite, resume=resume))
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data: Annotated[Path, typer.Option(help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
+    output: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+) -> None:
+    """Score a trained model on labelled rows."""
+    from nlp_transfer.predict import evaluate_file
+    from nlp_transfer.reporting.summary import print_evaluation
+
+    report = evaluate_file(
+        run, data, text_column=text_column, label_column=label_column, output=output, overwrite=overwrite
+    )
+    print_evaluation(report, data.name)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    input_file: Annotated[Path, typer.Option("--input", help="Rows: CSV, TSV, JSONL, Parquet or plain text.")],
+    output: Annotated[Path, typer.Option(help="Where to write: CSV, TSV, JSONL or Parquet, by its ending.")],
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows held in memory at once.")] = 4096,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+) -> None:
+    """Add labels and probabilities to every row, in order, keeping all columns."""
+    from nlp_transfer.console import stderr
+    from nlp_transfer.predict import predict_file
+
+    count, seconds = predict_file(
+        run, input_file, output, text_column=text_column, batch_rows=batch_rows, overwrite=overwrite
+    )
+    stderr().print(f"{count:,} rows in {seconds:.1f} s -> {output}")
+
+
+@app.command()
+def shift(
+    source: Annotated[str, typer.Option(help="File (or sample:NAME) with texts of the source domain.")],
+    target: Annotated[str, typer.Option(help="File (or sample:NAME) with texts of the target domain.")],
+    model: Annotated[str | None, typer.Option(help="Encoder: hub name or folder.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for report.json.")] = None,
+    max_samples: Annotated[int, typer.Option(min=2, help="Texts drawn from each domain, by seed.")] = 2000,
+    permutations: Annotated[int, typer.Option(min=1, help="Permutations of the two-sample test.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the draw and of the permutations.")] = 42,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+) -> None:
+    """Measure how far apart two domains are, before any training."""
+    from nlp_transfer.shift.report import shift_report_from_files
+
+    report = shift_report_from_files(
+        source,
+        target,
+        model=model,
+        output=output,
+        max_samples=max_samples,
+        permutations=permutations,
+        seed=seed,
+        text_column=text_column,
+        overwrite=overwrite,
+    )
+    report.print()
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at versions, devices, precision, hub, cache and folders; each problem with its cure."""
+    from nlp_transfer.doctor import examine, print_findings
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    else:
+        print_findings(findings)
+    if any(finding.level == "problem" for finding in findings):
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the runs.")] = Path("runs/demo"),
+) -> None:
+    """Shift, then three ways of fine-tuning, on the built-in sample and a real encoder."""
+    from nlp_transfer.demo import run_demo
+
+    run_demo(output)
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """List the shipped recipes with what each does."""
+    from nlp_transfer.reporting.summary import print_recipes
+
+    print_recipes()
+
+
+@recipes_app.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="Such as sentiment/lora.")]) -> None:
+    """Print a shipped recipe: save it, change it, run it."""
+    from nlp_transfer.recipe import find_recipe
+
+    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes_app.command("schema")
+def recipes_schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from nlp_transfer.recipe import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+def _version(value: bool) -> None:
+    if value:
+        from nlp_transfer import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command; exit with 0 done, 1 our bug, 2 bad input, 3 threshold reached, 130 interrupted."""
+    sys.exit(run_command(lambda: app(arguments, standalone_mode=False)))
+
+
+def run_command(command: Any) -> int:
+    """Call a command and turn what it raises into an exit code; bad input becomes one message."""
+    import click
+
+    try:
+        outcome = command()
+    except NlpTransferError as error:
+        _fail(str(error))
+        return error.exit_code
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 0
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _fail(message: str) -> None:
+    from rich.text import Text
+
+    from nlp_transfer.console import stderr
+
+    stderr().print(Text.assemble(("error: ", "bold red"), message))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The keys under ``source:`` and ``target:`` of a recipe; imports nothing heavy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePath
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from nlp_transfer.data.labels import canonical
+from nlp_transfer.errors import did_you_mean
+from nlp_transfer.options import Options
+
+SPLITS = ("train", "validation", "test", "unlabeled")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".txt")
+SAMPLE_PREFIX = "sample:"
+SAMPLE_FOLDER = Path(__file__).parent / "sample"
+_SPLIT_WORD = r"[._-](train|training|validation|valid|val|dev|test|eval|unlabeled|unlabelled|all)$"
+
+Files = str | list[str]
+LabelValue = str | int | float | bool
+
+
+class DomainOptions(Options):
+    """One domain: where its texts lie, which columns to read and how to split them."""
+
+    name: str | None = None
+    """Name of the domain in reports. Default: taken from the file or data set name
+    (``books.train.jsonl`` is ``books``)."""
+    dataset: str | None = None
+    """A data set on the Hugging Face hub, a local data set folder, or a built-in sample such as
+    ``sample:cafes``. Leave it out to name files."""
+    config: str | None = None
+    """Configuration (subset) of a hub data set."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set; name a commit for a run that can be repeated."""
+    train: Files | None = None
+    """Training rows: one or more files (CSV, TSV, JSON, JSON Lines, text: also gzipped; Parquet, Arrow), or
+    a split such as ``train[:1000]`` when ``dataset`` is given. Default with ``dataset``, if no split
+    at all is named: its ``train`` split."""
+    validation: Files | None = None
+    """Rows to choose the best checkpoint on, given as for ``train``. Without them a fraction of ``train`` is
+    split off."""
+    test: Files | None = None
+    """Rows to report final scores on, given as for ``train``."""
+    unlabeled: Files | None = None
+    """Texts whose labels are unknown or not to be used, given as for ``train``; for adaptation."""
+    text_column: str | None = None
+    """Column that holds the text. Default: the first found of text, sentence, review, content, ..."""
+    label_column: str | None = None
+    """Column that holds the label. Default: the first found of label, labels, sentiment, rating, stars,
+    score, ..."""
+    label_map: (
+        dict[LabelValue, str | int | float | None] | Literal["stars-binary", "stars-ternary"] | None
+    ) = None
+    """New name of each label; ``null`` drops the rows with that label. ``stars-binary`` makes 1-2 stars
+    negative and 4-5 positive and drops 3; ``stars-ternary`` calls 3 neutral."""
+    validation_fraction: float = Field(default=0.1, ge=0, lt=1)
+    """Fraction of ``train`` to split off for validation when it is needed and ``validation`` is not given;
+    stratified by label. Equal texts stay on one side."""
+    test_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of ``train`` to split off for testing when ``test`` is not given."""
+    max_samples: int | None = Field(default=None, ge=1)
+    """Use at most this many rows of each split, drawn at random (in proportion to the labels), never the head
+    of the file."""
+
+    def given(self, split: str) -> list[str]:
+        """Return the files or split names that the recipe gives for ``split``, as a list."""
+        value = getattr(self, split)
+        return [value] if isinstance(value, str) else list(value or [])
+
+    @property
+    def trains(self) -> bool:
+        """Whether there are labelled rows to train on: a train split is named, or a whole data set is."""
+        return bool(self.given("train")) or (
+            self.dataset is not None and not any(self.given(split) for split in SPLITS)
+        )
+
+    def domain_name(self) -> str:
+        """Return ``name``, or a name guessed from the data set or the first file.
+
+        Example:
+            >>> DomainOptions(train="reviews/books.train.jsonl").domain_name()
+            'books'
+        """
+        if self.name:
+            return self.name
+        if self.dataset:
+            return PurePath(self.dataset.removeprefix(SAMPLE_PREFIX)).name or self.dataset
+        path = PurePath(next(item for split in SPLITS for item in self.given(split)))
+        stem = path.name.removesuffix(".gz").removesuffix(PurePath(path.name.removesuffix(".gz")).suffix)
+        if re.fullmatch(_SPLIT_WORD, f".{stem}", re.IGNORECASE):
+            return path.parent.name or stem
+        return re.sub(_SPLIT_WORD, "", stem, flags=re.IGNORECASE) or stem
+
+    @model_validator(mode="after")
+    def _check_places(self) -> DomainOptions:
+        named = [(split, item) for split in SPLITS for item in self.given(split)]
+        for split in SPLITS:
+            if getattr(self, split) == [] or any(not item.strip() for item in self.given(split)):
+                raise ValueError(f"{split} is empty: name a file or a split, or leave the key out")
+        if self.dataset is None:
+            if not named:
+                raise ValueError("no data: give train, validation, test or unlabeled a file, or give dataset")
+            for key in ("config", "revision"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} belongs to a hub data set: give dataset too, or remove {key}")
+            for split, item in named:
+                if not _looks_like_path(item):
+                    raise ValueError(
+                        f"{split}: {item!r} does not look like a file: expected a path that ends in one of "
+                        f"{', '.join(SUFFIXES)} (or .gz), or give dataset to make it a split name"
+                    )
+        else:
+            _check_dataset(self.dataset, self.config or self.revision)
+            for split, item in named:
+                if _looks_like_path(item):
+                    raise ValueError(
+                        f"{split}: {item!r} looks like a file, but dataset is {self.dataset!r}: name a split "
+                        "such as 'train', or remove dataset"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_fractions(self) -> DomainOptions:
+        if self.test is not None and self.test_fraction:
+            raise ValueError("test and test_fraction are both given: remove one")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "validation_fraction and test_fraction leave nothing to train on: their sum must be < 1"
+            )
+        if self.test_fraction and self.train is None and self.dataset is None:
+            raise ValueError("test_fraction splits rows off train, and train is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _check_label_map(self) -> DomainOptions:
+        if not isinstance(self.label_map, dict):
+            return self
+        if not self.label_map:
+            raise ValueError("label_map is empty: give it entries or leave it out")
+        seen: dict[str | None, object] = {}
+        for key, value in self.label_map.items():
+            name = canonical(key)
+            if name is None:
+                raise ValueError("label_map has an empty label as a key")
+            if name in seen and seen[name] != value:
+                raise ValueError(f"label_map gives the label {name!r} twice, with different new names")
+            seen[name] = value
+        if all(value is None for value in self.label_map.values()):
+            raise ValueError("label_map drops every row: every new name is null")
+        return self
+
+
+def available_samples() -> list[str]:
+    """Return the names of the built-in samples, such as ``cafes`` for ``dataset: sample:cafes``."""
+    return sorted(path.name.removesuffix(".train.jsonl") for path in SAMPLE_FOLDER.glob("*.train.jsonl"))
+
+
+def _check_dataset(dataset: str, extra: str | None) -> None:
+    if not dataset.strip():
+        raise ValueError("dataset is empty: name a hub data set, a folder or a sample, or leave the key out")
+    if dataset.startswith(SAMPLE_PREFIX):
+        name, names = dataset.removeprefix(SAMPLE_PREFIX), available_samples()
+        if name not in names:
+            raise ValueError(f"there is no built-in sample {name!r}: {did_you_mean(name, names)}")
+        if extra:
+            raise ValueError("config and revision belong to a hub data set, not to a built-in sample")
+    elif PurePath(dataset.removesuffix(".gz")).suffix.lower() in SUFFIXES:
+        raise ValueError(f"dataset: {dataset!r} looks like a file: name it under train, validation or test")
+
+
+def _looks_like_path(item: str) -> bool:
+    """Tell a file from a split name: ``books.jsonl`` and ``a/b`` are files, ``train[:10%]`` is a split."""
+    if re.fullmatch(r"[\w.-]+\[[^\]/\\]*\](\([\w]+\))?(\+.*)?", item):
+        return False
+    return "/" in item or "\\" in item or bool(PurePath(item).suffix)

@@ -1,0 +1,149 @@
+"""Rows out: CSV, TSV, JSON Lines or Parquet, complete or not at all."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nlp_transfer.errors import OutputError
+
+_KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_BATCH = 10_000
+
+
+class RowWriter:
+    """Write rows to ``path`` by its suffix; the file appears, whole, when the ``with`` block ends well.
+
+    The columns are those of the first row. Until the end the rows go to a hidden file beside ``path``.
+
+    Args:
+        path: ends in ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` (these also with ``.gz``) or ``.parquet``.
+            Missing folders are made.
+        overwrite: replace an existing file.
+
+    Raises:
+        OutputError: for an unknown suffix, an existing file, a place that cannot be written, or a row whose
+            columns differ from those of the first.
+
+    Example:
+        >>> with RowWriter("predictions.csv", overwrite=True) as out:  # doctest: +SKIP
+        ...     out.write({"text": "Good soup.", "label": "positive"})
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path = Path(path).expanduser()
+        name = self.path.name.lower()
+        self._kind = Path(name.removesuffix(".gz")).suffix
+        self._gzip = name.endswith(".gz")
+        if self._kind not in _KINDS or (self._gzip and self._kind == ".parquet"):
+            expected = f"a name that ends in one of {', '.join(_KINDS)}; all but Parquet also with .gz"
+            raise OutputError(
+                f"{path}: unknown kind of file", expected=expected, found=self.path.suffix or "no suffix"
+            )
+        with self._writing():
+            if self.path.is_dir():
+                raise OutputError(f"{path}: a folder, not a file", fix="name a file in it")
+            if self.path.exists() and not overwrite:
+                raise OutputError(
+                    f"{path}: the file exists already", fix="choose another name, or allow --overwrite"
+                )
+        self._columns: list[str] | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._raw: Any = None
+        self._file: Any = None
+        self._parquet: Any = None
+
+    def __enter__(self) -> RowWriter:
+        with self._writing():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+            raw = self._temporary.open("xb")
+            if self._kind == ".parquet":
+                self._file = raw
+            else:
+                binary = (
+                    gzip.GzipFile(self.path.name.removesuffix(".gz"), "wb", 6, raw, 0) if self._gzip else raw
+                )
+                self._raw = raw
+                self._file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+                self._csv = csv.writer(
+                    self._file, "excel-tab" if self._kind == ".tsv" else "excel", lineterminator="\n"
+                )
+        return self
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add one row. Cost: constant memory; Parquet holds back 10,000 rows."""
+        if self._columns is None:
+            self._columns = list(row)
+            if self._kind in (".csv", ".tsv"):
+                self._csv.writerow(self._columns)
+        elif row.keys() != set(self._columns):
+            raise OutputError(
+                f"{self.path}: a row has other columns than the first row",
+                expected=", ".join(self._columns),
+                found=", ".join(row),
+            )
+        with self._writing():
+            if self._kind in (".csv", ".tsv"):
+                self._csv.writerow([_flat(row[name]) for name in self._columns])
+            elif self._kind == ".parquet":
+                self._rows.append(dict(row))
+                if len(self._rows) == _BATCH:
+                    self._flush_parquet()
+            else:
+                self._file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with self._writing():
+                if kind is None and self._kind == ".parquet":
+                    self._flush_parquet()
+                for part in (self._parquet, self._file, self._raw):
+                    if part is not None:
+                        part.close()
+                if kind is None:
+                    os.replace(self._temporary, self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _flush_parquet(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if not self._rows and self._parquet is not None:
+            return
+        try:
+            schema = self._parquet.schema if self._parquet is not None else None
+            table = pa.Table.from_pylist(self._rows, schema=schema)
+        except (pa.ArrowException, OverflowError) as error:
+            message = f"{self.path}: a column holds values of more than one type"
+            raise OutputError(message, found=str(error), fix="write JSON Lines instead") from error
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(self._file, table.schema)
+        self._parquet.write_table(table)
+        self._rows.clear()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            fix = "free some space, or name a folder that you may write to"
+            raise OutputError(f"{self.path}: cannot be written", found=reason, fix=fix) from error
+
+
+def _flat(value: Any) -> Any:
+    """A list or an object in a CSV field is JSON; the rest is left to the csv module."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

@@ -1,0 +1,84 @@
+"""Forward passes over many texts: sorted by length, batched by tokens, order restored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from nlp_transfer.models.precision import bf16_supported
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+
+
+def token_batches(lengths: Sequence[int] | np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Yield index arrays, longest texts first, whose padded size stays within ``budget`` tokens.
+
+    A text longer than the budget is a batch of its own.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        size = max(1, budget // longest)
+        yield order[start : start + size]
+        start += size
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module,
+    encoded: Dataset,
+    collate: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]],
+    *,
+    batch_tokens: int = 8192,
+    bf16: bool | None = None,
+) -> np.ndarray:
+    """Logits [n, classes], float32, in the order of the rows; on many processes every rank gets all of them.
+
+    Args:
+        model: a classifier on its device.
+        encoded: rows with ``input_ids``, ``attention_mask`` and ``length``.
+        collate: pads a list of rows.
+        batch_tokens: padded tokens in one forward pass.
+        bf16: autocast; None where the device supports it.
+    """
+    device = next(model.parameters()).device
+    use_bf16 = bf16_supported(device.type) if bf16 is None else bf16
+    was_training = model.training
+    model.eval()
+    columns = [name for name in encoded.column_names if name not in ("labels", "length", "weight")]
+    rows = encoded.select_columns(columns)
+    lengths = np.asarray(encoded["length"])
+    rank, world = _world()
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for number, indices in enumerate(token_batches(lengths, batch_tokens)):
+        if number % world != rank:
+            continue
+        chunk = rows[indices.tolist()]
+        batch = collate([{name: chunk[name][i] for name in columns} for i in range(len(indices))])
+        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
+            logits = model(**inputs).logits
+        parts.append((indices, logits.float().cpu().numpy()))
+    model.train(was_training)
+    if world > 1:
+        from accelerate.utils import gather_object
+
+        parts = gather_object(parts)
+    if not parts:
+        return np.zeros((0, 0), dtype=np.float32)
+    result = np.empty((len(lengths), parts[0][1].shape[1]), dtype=np.float32)
+    for indices, values in parts:
+        result[indices] = values
+    return result
+
+
+def _world() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1

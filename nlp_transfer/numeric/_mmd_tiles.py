@@ -1,0 +1,260 @@
+"""Kernel tiles, and the exact permutation statistics of MMD^2 from one pass over them. Private."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from nlp_transfer.errors import NlpTransferError
+from nlp_transfer.numeric.kernels import KERNELS, KernelFunction
+
+CPU_TILE = 2048  # a float32 tile of 16 MiB: large enough for the matrix product, small enough for the cache
+CUDA_TILE = 8192  # 256 MiB
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch reduced-precision matrix products (TF32, bfloat16) and autocast off, and restore them on the
+    way out.
+
+    A distance is a difference of products: with 10 bits of mantissa the kernel of two near rows would be
+    noise.
+    """
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
+
+
+@dataclass
+class Features:
+    """Rows made ready for `TileKernel`: scaled rows (n, d) float32 and what is added to their products
+    (n,)."""
+
+    rows: torch.Tensor
+    offset: torch.Tensor
+
+    def part(self, start: int, stop: int) -> Features:
+        """A view of the rows start..stop."""
+        return Features(self.rows[start:stop], self.offset[start:stop])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def join(parts: list[Features]) -> Features:
+    """Stack the rows of several `Features`."""
+    return Features(torch.cat([part.rows for part in parts]), torch.cat([part.offset for part in parts]))
+
+
+@dataclass
+class TileKernel:
+    """One kernel, at one or several bandwidths, that fills float32 tiles in place.
+
+    Bandwidths are visited from the widest to the narrowest: for the Gaussian and Laplacian kernels the
+    kernel at a narrower bandwidth is a power of the one at a wider, and a whole power of two of it is a few
+    squarings.
+
+    Attributes:
+        kernel: a name in `KERNELS` or a function of two row blocks.
+        bandwidths: widest first; one entry for kernels without a bandwidth.
+        centre: subtracted from every row first (d,): translation-invariant kernels keep more digits that way.
+    """
+
+    kernel: str | KernelFunction
+    bandwidths: tuple[float, ...]
+    centre: torch.Tensor
+    _buffer: torch.Tensor | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.bandwidths)
+
+    @property
+    def powers(self) -> list[float]:
+        """Exponent that leads from each bandwidth to the next narrower one."""
+        order = 2.0 if self.kernel == "rbf" else 1.0
+        return [(a / b) ** order for a, b in zip(self.bandwidths, self.bandwidths[1:], strict=False)]
+
+    def features(self, rows: torch.Tensor) -> Features:
+        """Prepare rows (n, d) of any floating type: shift and scale in that type, then round to float32."""
+        zero = torch.zeros(len(rows), device=rows.device)
+        if self.kernel in ("rbf", "laplacian", "linear"):
+            rows = rows - self.centre.to(rows.dtype)
+        if self.kernel == "rbf":
+            rows = (rows / self.bandwidths[0]).float()
+            return Features(rows, (rows * rows).sum(1).mul_(-0.5))
+        if self.kernel == "laplacian":
+            rows = rows / self.bandwidths[0]
+        elif self.kernel == "cosine":
+            rows = torch.nn.functional.normalize(rows, dim=1)
+        return Features(rows.float().contiguous(), zero)
+
+    def tiles(self, a: Features, b: Features) -> Iterator[torch.Tensor]:
+        """Yield the tile (len(a), len(b)) at each bandwidth. The same memory every time: use it before the
+        next.
+
+        What the consumer writes into the first tile carries over: a zeroed diagonal stays zero.
+        """
+        tile = self._first(a, b)
+        yield tile
+        for power in self.powers:
+            squarings = math.log2(power)
+            if abs(squarings - round(squarings)) < 1e-6:
+                for _ in range(round(squarings)):
+                    tile.mul_(tile)
+            else:
+                tile.pow_(power)
+            yield tile
+
+    def pairs(self, a: Features, b: Features) -> Iterator[torch.Tensor]:
+        """Yield k(a_i, b_i) for each i, shape (n,), at each bandwidth."""
+        if not isinstance(self.kernel, str):
+            raise NlpTransferError(
+                "the linear estimator needs a named kernel",
+                expected=", ".join(sorted(KERNELS)),
+                found="a function",
+            )
+        if self.kernel == "rbf":
+            value = (a.rows - b.rows).square_().sum(1).mul_(-0.5).exp_()
+        elif self.kernel == "laplacian":
+            value = (a.rows - b.rows).abs_().sum(1).neg_().exp_()
+        else:
+            value = (a.rows * b.rows).sum(1)
+            if self.kernel == "polynomial":
+                value = (value / a.rows.shape[1] + 1.0) ** 3
+        yield value
+        for power in self.powers:
+            value = value**power
+            yield value
+
+    def diagonal(self, a: Features) -> torch.Tensor:
+        """k(a_i, a_i) for each i, shape (n,)."""
+        if self.kernel in ("rbf", "laplacian"):
+            return torch.ones(len(a), device=a.rows.device)
+        if isinstance(self.kernel, str):
+            return next(self.pairs(a, a))
+        blocks = [self.kernel(part, part).diagonal() for part in a.rows.split(256)]
+        return torch.cat(blocks).float()
+
+    def _first(self, a: Features, b: Features) -> torch.Tensor:
+        """The tile at the widest bandwidth, in the buffer that all tiles share."""
+        if not isinstance(self.kernel, str):
+            return self.kernel(a.rows, b.rows).float()
+        if self.kernel == "laplacian":
+            return torch.cdist(a.rows, b.rows, p=1.0).neg_().exp_()
+        size = len(a) * len(b)
+        if self._buffer is None or self._buffer.numel() < size:
+            self._buffer = torch.empty(size, device=a.rows.device)
+        tile = self._buffer[:size].view(len(a), len(b))
+        if self.kernel == "rbf":
+            torch.addmm(b.offset.expand(len(a), -1), a.rows, b.rows.T, out=tile)
+            return tile.add_(a.offset[:, None]).exp_()
+        torch.mm(a.rows, b.rows.T, out=tile)
+        if self.kernel == "polynomial":
+            tile.mul_(1.0 / a.rows.shape[1]).add_(1.0).pow_(3)
+        return tile
+
+
+@dataclass
+class Statistics:
+    """Unbiased MMD^2 of the observed labels (column 0) and of each permutation, one row per bandwidth.
+
+    Attributes:
+        values: (bandwidths, 1 + permutations) float64.
+        cross: observed mean of k(x, y) per bandwidth.
+        self_similarity: mean of k(x, x) plus mean of k(y, y), each row with itself.
+    """
+
+    values: np.ndarray
+    cross: np.ndarray
+    self_similarity: float
+
+
+def permuted_indicators(n_x: int, n_y: int, permutations: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels (1 + permutations, n_x + n_y): 1 where a row counts as x. Row 0 is the observed labelling."""
+    labels = np.zeros((1 + permutations, n_x + n_y), dtype=np.int8)
+    labels[:, :n_x] = 1
+    rng.permuted(labels[1:], axis=1, out=labels[1:])
+    return labels
+
+
+def tile_size(rows: int, device: torch.device) -> int:
+    """Edge of a square tile: about an eighth of the rows, between 512 and the device's cache-friendly
+    maximum."""
+    largest = CUDA_TILE if device.type == "cuda" else CPU_TILE
+    return max(512, min(largest, -(-rows // 8)))
+
+
+def exact_statistics(kernel: TileKernel, z: Features, n_x: int, labels: np.ndarray) -> Statistics:
+    """Unbiased MMD^2 for every labelling in one pass over the tiles of the upper triangle.
+
+    With s the 0/1 labels of one permutation, s' = s - c, K the kernel matrix with a zero diagonal and r = K
+    1, everything follows from s'K s' and s'r. The first is summed as (S'_i K_ij) * S'_j over tiles: one
+    matrix product for all permutations. The constant c is the share of x, rounded to 1/256: centred labels
+    make the products nearly cancel, so float32 keeps its digits, and rounded ones are exact in float32, so
+    that labels that make no difference give no difference. Sums over tiles are float64.
+
+    Args:
+        kernel: fills the tiles.
+        z: the pooled rows, x first.
+        n_x: how many of them are x.
+        labels: from `permuted_indicators`.
+
+    Cost: N^2 / 2 (d + bandwidths * permutations) multiply-adds; memory of one tile and of the labels in
+    float32.
+    """
+    device, total, count = z.rows.device, len(z), len(labels)
+    shift = round(256 * n_x / total) / 256
+    signs = torch.ones(count + 1, total, device=device)  # the last row stays 1: it gives the column sums of K
+    signs[:count].copy_(torch.from_numpy(labels)).sub_(shift)
+    quadratic = torch.zeros(len(kernel), count, dtype=torch.float64, device=device)
+    row_sums = torch.zeros(len(kernel), total, dtype=torch.float64, device=device)
+    edge = tile_size(total, device)
+    for i in range(0, total, edge):
+        rows, left = z.part(i, i + edge), signs[:, i : i + edge]
+        for j in range(i, total, edge):
+            right = signs[:count, j : j + edge]
+            for index, tile in enumerate(kernel.tiles(rows, z.part(j, j + edge))):
+                if i == j and index == 0:
+                    tile.fill_diagonal_(0.0)
+                product = left @ tile
+                row_sums[index, j : j + edge] += product[-1]
+                if i != j:
+                    row_sums[index, i : i + edge] += tile.sum(1)
+                sums = product[:count].mul_(right).sum(1, dtype=torch.float64)
+                quadratic[index] += sums if i == j else 2 * sums
+    diagonal = kernel.diagonal(z).double()
+    self_similarity = float(diagonal[:n_x].mean() + diagonal[n_x:].mean())
+    values, cross = _from_sums(quadratic, row_sums, signs[:count], n_x, shift)
+    return Statistics(values, cross, self_similarity)
+
+
+def _from_sums(
+    quadratic: torch.Tensor, row_sums: torch.Tensor, signs: torch.Tensor, n_x: int, shift: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn s'K s' and r = K 1 into the unbiased MMD^2 of every labelling, and the observed mean of k(x, y).
+
+    With s = s' + c: p = s.r, T = 1.r and within = s K s (pairs inside x) follow; the pairs inside y sum to
+    T - 2p + within, those across to p - within.
+    """
+    n_y = signs.shape[1] - n_x
+    everything = row_sums.sum(1, keepdim=True)
+    mean = everything / signs.shape[1]
+    centred = (row_sums - mean).float()
+    touching = (centred @ signs.T).double() + mean * n_x  # centred sums to zero: c drops out
+    # s'K s' = within - 2 c p + c^2 T
+    within = quadratic + 2 * shift * touching - shift**2 * everything
+    outside = everything - 2 * touching + within
+    across = touching - within
+    values = within / (n_x * (n_x - 1)) + outside / (n_y * (n_y - 1)) - 2 * across / (n_x * n_y)
+    return values.cpu().numpy(), (across[:, 0] / (n_x * n_y)).cpu().numpy()

@@ -1,0 +1,180 @@
+"""Use a trained model: load it, predict texts or files, score files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.data.columns import find_text_column
+from nlp_transfer.data.domains import load_domain
+from nlp_transfer.data.options import DomainOptions
+from nlp_transfer.data.rows import iter_rows
+from nlp_transfer.data.writer import RowWriter
+from nlp_transfer.errors import DataError, ModelError, OutputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from nlp_transfer.tasks.base import Task
+
+
+class TextModel:
+    """A trained model that takes texts.
+
+    Attributes:
+        model, tokenizer: the transformers objects.
+        task: what it was trained for; knows the labels.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+        self.model, self.tokenizer, self.task = model, tokenizer, task
+
+    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """One prediction a text, in order.
+
+        Returns:
+            for classes ``{"label", "score", "probabilities"}``, for ratings ``{"rating"}``.
+        """
+        from datasets import Dataset
+
+        from nlp_transfer.models.inference import predict_logits
+        from nlp_transfer.models.load import resolve_max_length
+
+        if not len(texts):
+            return []
+        length = resolve_max_length(self.tokenizer, self.model.config, None)
+        encoded = self.task.encode(Dataset.from_dict({"text": list(texts)}), self.tokenizer, length)
+        return self.task.postprocess(predict_logits(self.model, encoded, self.task.collator(self.tokenizer)))
+
+
+def load_model(run: str | Path) -> TextModel:
+    """Load a run folder, or a model folder, ready to predict.
+
+    Raises:
+        ModelError: no model there, or one that was not trained for a task of this toolkit.
+    """
+    import torch
+
+    from nlp_transfer.models.classifier import load_classifier
+    from nlp_transfer.models.load import ModelOptions, load_tokenizer, locate
+    from nlp_transfer.tasks import TASKS
+
+    folder = Path(run)
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder} is not a folder", expected="a run folder, or its model/", fix="give a run's output_dir"
+        )
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    elif (folder / "checkpoints").is_dir():
+        raise ModelError(
+            f"{run} holds an unfinished run", expected="model/", found="checkpoints/ only", fix="finish it with --resume"
+        )
+    options = ModelOptions(name=str(folder), dtype="auto")
+    where = locate(options)
+    model, tokenizer = load_classifier(where, options), load_tokenizer(where, options)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    return TextModel(model, tokenizer, TASKS["sentiment"].from_model(model.config))
+
+
+def predict_file(
+    run: Path,
+    source: Path,
+    output: Path,
+    *,
+    text_column: str | None = None,
+    batch_rows: int = 4096,
+    overwrite: bool = False,
+) -> tuple[int, float]:
+    """Add a prediction to every row of a file; streams, keeps order and columns.
+
+    The new columns are ``label``, ``score`` and one ``probability_CLASS`` each, or ``rating``; where the file
+    has such a column already, the new one is called ``predicted_label`` and so on.
+
+    Returns:
+        rows written, and seconds.
+
+    Raises:
+        DataError, ModelError, OutputError: nothing is left half-written.
+    """
+    started = time.perf_counter()
+    if output.resolve() == source.resolve():
+        raise OutputError(f"--output {output} is the input file", fix="choose another --output")
+    if not batch_rows > 0:
+        raise DataError("batch_rows must be positive", found=str(batch_rows))
+    count = 0
+    with RowWriter(output, overwrite=overwrite) as writer:
+        rows = iter_rows(source)
+        model = load_model(run)
+        names: dict[str, str] = {}
+        for chunk in _chunks(rows, batch_rows):
+            column = find_text_column(list(chunk[0]), text_column)
+            texts = [_text(row, column, count + number) for number, row in enumerate(chunk, 1)]
+            predictions = [_flat(prediction) for prediction in model.predict(texts)]
+            names = names or {
+                key: f"predicted_{key}" if key in chunk[0] else key for key in predictions[0]
+            }
+            for row, prediction in zip(chunk, predictions, strict=True):
+                writer.write({**row, **{names[key]: value for key, value in prediction.items()}})
+            count += len(chunk)
+    return count, time.perf_counter() - started
+
+
+def evaluate_file(
+    run: Path,
+    data: Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Score a trained model on labelled rows; write the report as JSON where ``output`` is given.
+
+    Raises:
+        DataError: the file, a column or a label does not fit the model.
+        ModelError: no model in ``run``.
+        OutputError: ``output`` exists.
+    """
+    from nlp_transfer.training.artifacts import write_json
+    from nlp_transfer.training.run import score
+
+    if output is not None and output.exists() and not overwrite:
+        raise OutputError(f"{output} exists", fix="choose another --output, or pass --overwrite")
+    loaded = load_model(run)
+    options = DomainOptions(test=str(data), text_column=text_column, label_column=label_column)
+    domain = load_domain(options, role="target", objective=loaded.task.objective, seed=42)
+    assert domain.test is not None
+    report = score(loaded.task, loaded.model, loaded.tokenizer, domain.test, None)
+    if output is not None:
+        write_json(output, {"model": str(run), "data": str(data), "fingerprint": domain.fingerprints["test"], **report})
+    return report
+
+
+def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    while chunk := list(islice(rows, size)):
+        yield chunk
+
+
+def _text(row: dict[str, Any], column: str, number: int) -> str:
+    value = row.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(
+            f"row {number}, column {column!r} is not a text",
+            expected="a string",
+            found=f"{type(value).__name__} {value!r}",
+            fix="choose the column of texts with --text-column",
+        )
+    return value
+
+
+def _flat(prediction: dict[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in prediction.items() if key != "probabilities"}
+    flat |= {f"probability_{name}": value for name, value in prediction.get("probabilities", {}).items()}
+    return flat

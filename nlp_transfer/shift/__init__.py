@@ -1,0 +1,1 @@
+"""The report before training: how far apart two domains are, and what that means."""

@@ -1,0 +1,106 @@
+"""What can be told of a target without one of its labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nlp_transfer.shift.linear import RidgeFit, fit_ridge, logits, margins, predictions
+
+Array = np.ndarray
+RATIO_LIMIT = 10.0
+
+
+@dataclass(frozen=True)
+class LabelFree:
+    """Figures from the labelled source and the target's texts; fractions.
+
+    Attributes:
+        source_accuracy: leave-one-out accuracy of the source probe on the source.
+        source_loss: its leave-one-out squared error (labels are -1/+1).
+        confidence_source, confidence_target: mean calibrated confidence of the source probe on each side.
+        doc_estimate: accuracy on the target by difference of confidences (Guillory et al. 2021).
+        atc_estimate: accuracy on the target by average thresholded confidence (Garg et al. 2022, equation 2).
+        score_spread: standard deviation of the source probe's scores on the target over that on the source.
+        prior_shift: half the sum of differences between predicted class shares on the target and class shares
+            of the source.
+        domain_accuracy: leave-one-out balanced accuracy of telling the domains apart.
+        proxy_a_distance: 2 (1 - 2 (1 - domain_accuracy)), in [0, 2] (Ben-David et al. 2007).
+        mean_distance: squared distance of the two means, the mean squared length of all rows being one.
+        effective_share: effective sample size of the density-ratio weights over the source's rows (Kish).
+    """
+
+    source_accuracy: float
+    source_loss: float
+    confidence_source: float
+    confidence_target: float
+    doc_estimate: float
+    atc_estimate: float
+    score_spread: float
+    prior_shift: float
+    domain_accuracy: float
+    proxy_a_distance: float
+    mean_distance: float
+    effective_share: float
+
+
+def label_free_figures(source: Array, labels: Array, target: Array, fit: RidgeFit) -> tuple[LabelFree, Array]:
+    """The figures, and the density-ratio weights of the source rows (mean one).
+
+    The ratio comes from the domain classifier by Bayes' rule (Bickel et al. 2007), its scores being held out
+    and its ends clipped to 10. Cost: O((n + m) d^2 + d^3).
+    """
+    classes = fit.held_out.shape[1] if fit.held_out.shape[1] > 1 else 2
+    right = margins(fit.held_out, labels) > 0
+    accuracy = float(right.mean())
+    on_target = target @ fit.weights
+    slope = _calibrate(fit.held_out, labels)
+    source_confidence, target_confidence = (_confidence(scores, slope) for scores in (fit.held_out, on_target))
+    threshold = np.quantile(source_confidence, 1 - accuracy) if accuracy < 1 else -np.inf
+    shares = (np.bincount(values, minlength=classes) / len(values) for values in (predictions(on_target), labels))
+    predicted, actual = shares
+    domain_accuracy, ratio = _domains(source, target)
+    doc = accuracy - (source_confidence.mean() - target_confidence.mean())
+    figures = LabelFree(
+        source_accuracy=accuracy,
+        source_loss=float(((fit.held_out - np.where(np.arange(classes) == labels[:, None], 1, -1)) ** 2).mean())
+        if classes > 2
+        else float(((fit.held_out[:, 0] - np.where(labels == 1, 1, -1)) ** 2).mean()),
+        confidence_source=float(source_confidence.mean()),
+        confidence_target=float(target_confidence.mean()),
+        doc_estimate=float(np.clip(doc, 0, 1)),
+        atc_estimate=float((target_confidence >= threshold).mean()),
+        score_spread=float(on_target.std() / max(fit.held_out.std(), 1e-12)),
+        prior_shift=float(np.abs(predicted - actual).sum() / 2),
+        domain_accuracy=domain_accuracy,
+        proxy_a_distance=float(np.clip(2 * (2 * domain_accuracy - 1), 0, 2)),
+        mean_distance=float(((source.mean(0) - target.mean(0)) ** 2).sum()),
+        effective_share=float(ratio.sum() ** 2 / (ratio**2).sum() / len(ratio)),
+    )
+    return figures, ratio
+
+
+def _domains(source: Array, target: Array) -> tuple[float, Array]:
+    """Balanced held-out accuracy of the domain classifier, and the density ratio of the source rows."""
+    n, m = len(source), len(target)
+    rows, side = np.vstack([source, target]), np.concatenate([-np.ones(n), np.ones(m)])[:, None]
+    balance = np.concatenate([np.full(n, (n + m) / (2 * n)), np.full(m, (n + m) / (2 * m))])
+    scores = np.clip(fit_ridge(rows, side, balance).held_out[:, 0], -1 + 2 / 11, 1 - 2 / 11)
+    accuracy = ((scores[:n] < 0).mean() + (scores[n:] > 0).mean()) / 2
+    ratio = np.clip((1 + scores[:n]) / (1 - scores[:n]), 1 / RATIO_LIMIT, RATIO_LIMIT)
+    return float(accuracy), ratio / ratio.mean()
+
+
+def _calibrate(scores: Array, labels: Array) -> float:
+    """The slope on held-out logits with the highest likelihood: one-dimensional temperature scaling."""
+    table = logits(scores)
+    slopes = np.geomspace(0.2, 50, 60)
+    picked = table[np.arange(len(table)), labels]
+    losses = [np.mean(np.logaddexp.reduce(slope * table, axis=1) - slope * picked) for slope in slopes]
+    return float(slopes[int(np.argmin(losses))])
+
+
+def _confidence(scores: Array, slope: float) -> Array:
+    table = slope * logits(scores)
+    return np.exp(table.max(1) - np.logaddexp.reduce(table, axis=1))

@@ -1,0 +1,1 @@
+"""The engine: transformers.Trainer through its public hooks, and the run folder."""

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from nlp_transfer.data.rows import iter_rows
+from nlp_transfer.data.writer import RowWriter
+from nlp_transfer.errors import OutputError
+
+ROWS = [{"text": 'a, "b"\nc', "label": "ü"}, {"text": "", "label": "x"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["o.csv", "o.tsv", "o.jsonl", "o.ndjson", "o.parquet", "o.csv.gz", "o.jsonl.gz"]
+)
+def test_what_is_written_is_read_again(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "new" / "folder" / name
+    with RowWriter(path) as out:
+        for row in ROWS:
+            out.write(row)
+        assert not path.exists()
+    assert list(iter_rows(path)) == ROWS
+    assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+def test_parquet_keeps_types_over_batches(tmp_path: Path) -> None:
+    with RowWriter(tmp_path / "o.parquet") as out:
+        for number in range(10_001):
+            out.write({"n": number, "score": number / 2})
+    table = pq.read_table(tmp_path / "o.parquet")
+    assert table["n"].to_pylist() == list(range(10_001))
+    assert str(table.schema.field("score").type) == "double"
+
+
+def test_nested_values_in_csv_are_json(tmp_path: Path) -> None:
+    with RowWriter(tmp_path / "o.csv") as out:
+        out.write({"scores": [0.5, 1], "meta": {"a": None}})
+    row = next(iter_rows(tmp_path / "o.csv"))
+    assert json.loads(row["scores"]) == [0.5, 1]
+    assert json.loads(row["meta"]) == {"a": None}
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.jsonl.gz", "o.parquet"])
+def test_a_failure_leaves_the_old_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("old")
+
+    def fail() -> None:
+        with RowWriter(path, overwrite=True) as out:
+            out.write(ROWS[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_existing_file_is_kept_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text("old")
+    with pytest.raises(OutputError, match="exists already"):
+        RowWriter(path)
+    with RowWriter(path, overwrite=True) as out:
+        out.write(ROWS[0])
+    assert next(iter_rows(path)) == ROWS[0]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text("x")
+    with RowWriter(tmp_path / "o.csv") as out:
+        out.write(ROWS[0])
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain.csv", "o.csv")]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("name", ["o.xlsx", "o", "o.parquet.gz", "o.txt"])
+def test_unknown_suffix(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError, match="unknown kind of file"):
+        RowWriter(tmp_path / name)
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(OutputError, match="a folder, not a file"):
+        RowWriter(tmp_path / "d.csv")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot be written"), RowWriter(tmp_path / "file" / "o.csv"):
+        pass
+    monkeypatch.setattr(
+        Path, "open", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))
+    )
+    with pytest.raises(OutputError, match="Permission denied"), RowWriter(tmp_path / "o.csv"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "second", "message"),
+    [("o.csv", {"a": 1, "b": 2}, "other columns"), ("o.parquet", {"a": "x"}, "more than one type")],
+)
+def test_rows_must_agree(tmp_path: Path, name: str, second: dict, message: str) -> None:
+    def write() -> None:
+        with RowWriter(tmp_path / name) as out:
+            out.write({"a": 1})
+            out.write(second)
+
+    with pytest.raises(OutputError, match=message):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    for name in ("o.csv", "o.jsonl", "o.parquet"):
+        with RowWriter(tmp_path / name):
+            pass
+        assert (tmp_path / name).exists()
