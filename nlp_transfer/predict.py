@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nlp_transfer.console import calm
 from nlp_transfer.data.columns import find_text_column
 from nlp_transfer.data.domains import load_domain
 from nlp_transfer.data.options import DomainOptions
@@ -32,6 +33,7 @@ class TextModel:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
         self.model, self.tokenizer, self.task = model, tokenizer, task
 
+    @calm()
     def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """One prediction a text, in order.
 
@@ -81,6 +83,7 @@ def load_model(run: str | Path) -> TextModel:
     return TextModel(model, tokenizer, TASKS["sentiment"].from_model(model.config))
 
 
+@calm()
 def predict_file(
     run: Path,
     source: Path,
@@ -124,6 +127,7 @@ def predict_file(
     return count, time.perf_counter() - started
 
 
+@calm()
 def evaluate_file(
     run: Path,
     data: Path,

@@ -1,9 +1,7 @@
-"""SetFit on one list of few-shot draws; runs in SetFit's own environment, called by ``benchmarks/few_shot.py``.
+"""SetFit on one few-shot draw; runs in SetFit's own environment, called by ``benchmarks/few_shot.py``.
 
-    python setfit_few_shot.py JOBS.json RESULTS.json
-
-``JOBS.json``: a list of {"train", "test" (JSON Lines files), "seed", "max_length", "iterations", "max_steps"}.
-``RESULTS.json``: a list of {"tuned", "untuned" (accuracies), "seconds", "cpu_seconds", "steps"} in that order.
+Standard input: {"train", "test" (JSON Lines files), "seed", "max_length", "iterations", "max_steps"}.
+Last line of standard output: {"tuned", "untuned" (accuracies), "seconds", "cpu_seconds", "steps"}.
 """
 
 from __future__ import annotations
@@ -70,12 +68,7 @@ def run(job: dict) -> dict:
 def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    jobs = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    results = []
-    for job in jobs:
-        results.append(run(job))
-        print("setfit", json.dumps({**job, **results[-1]}), flush=True)
-    Path(sys.argv[2]).write_text(json.dumps(results), "utf-8")
+    print(json.dumps(run(json.load(sys.stdin))))
 
 
 if __name__ == "__main__":

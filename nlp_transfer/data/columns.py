@@ -105,7 +105,7 @@ def find_column(
         f"{where}: no {kind} column",
         expected=f"one of {', '.join(candidates)}",
         found=f"the columns {found}",
-        fix=fix + " (does a CSV file begin with its header line?)" * (kind == "text"),
+        fix=fix + "; a CSV file begins with a header line" * (kind == "text" and ".csv" in where),
     )
 
 
@@ -263,6 +263,10 @@ class _Normaliser:
                 f"{row} ({reprlib.repr(self._shown(value))})" for row, value in self.examples[fate]
             )
             found = f"row{'s' * (count > 1)} {rows}" + ", ..." * (count > _SHOWN)
+            if fate == Fate.UNMAPPED:
+                values = natural_order(self.unmapped)
+                new = ", ".join(repr(value) for value in values[:_SHOWN_LABELS])
+                found = f"{new}{', ...' * (len(values) > _SHOWN_LABELS)}; {found}"
             what, expected, fix = self._explain(fate)
             verb = "rows have" if count > 1 else "row has"
             raise DataError(
@@ -285,11 +289,7 @@ class _Normaliser:
             fix = "add them to label_map; null drops the rows"
             if any(isinstance(key, bool) for key in self.label_map):
                 fix += "; in YAML write yes, no, on and off in quotation marks"
-            values = natural_order(self.unmapped)
-            new = ", ".join(repr(value) for value in values[:_SHOWN_LABELS]) + ", ..." * (
-                len(values) > _SHOWN_LABELS
-            )
-            return f"a label that label_map does not name: {new}", f"one of its keys: {keys}", fix
+            return "a label that label_map does not name", f"one of its keys: {keys}", fix
         if fate == Fate.NOT_STARS:
             fix = "give label_map as a table of your own labels"
             return "a label that is not a number of stars", "1 to 5 (label_map: stars-...)", fix

@@ -111,7 +111,7 @@ def load_domain(
         DataError: for anything wrong with files, columns, texts or labels; for a needed split that is not
             there; for one class only in the train split of a classification.
 
-    Cost per million short rows: 5 to 8 s on the first read, 3 s afterwards; about 50 MB.
+    Cost per million short rows: about 10 s of processor time on the first read, 2 s afterwards; 40 MB.
     """
     name = options.domain_name()
     tables, findings = _read_splits(options, objective, base)

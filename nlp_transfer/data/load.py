@@ -41,7 +41,7 @@ def read_table(
     Raises:
         DataError: with the line, for anything that is wrong with the file.
 
-    Cost: 2 to 4 seconds per million short rows on the first read; memory does not grow with the file, except
+    Cost: about 4 seconds per million short rows on the first read; memory does not grow with the file, except
     for a JSON array, which is read whole.
     """
     file = find_file(path, base)

@@ -20,20 +20,26 @@ def split_off(
     Returns:
         Two sorted arrays of row numbers: rest and held out. The second is empty if no stratum can be split.
 
-    Cost: O(n log n) time, about 40 n bytes.
+    Cost: O(n log n) time, about 30 n bytes beside the arguments.
     """
-    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
-    held = _draw(strata[first], round(fraction * len(first)), rng, both_sides=True)
+    order = _small(np.argsort(groups, kind="stable"))
+    new = np.empty(len(order), dtype=bool)
+    new[:1] = True
+    ordered = groups[order]
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    del ordered
+    first = order[new]
     chosen = np.zeros(len(first), dtype=bool)
-    chosen[held] = True
-    mask = chosen[group_of]
+    chosen[_draw(strata[first], round(fraction * len(first)), rng, both_sides=True)] = True
+    mask = np.empty(len(order), dtype=bool)
+    mask[order] = chosen[np.cumsum(new, dtype=order.dtype) - 1]
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
 def sample(strata: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Return ``count`` sorted row numbers drawn without replacement, in proportion to ``strata`` (n,).
 
-    All rows where there are no more than ``count``. Cost: O(n log n) time, about 16 n bytes.
+    All rows where there are no more than ``count``. Cost: O(n k) time for k strata, about 16 n bytes.
     """
     if len(strata) <= count:
         return np.arange(len(strata))
@@ -41,14 +47,22 @@ def sample(strata: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _draw(strata: np.ndarray, count: int, rng: np.random.Generator, *, both_sides: bool) -> np.ndarray:
-    sizes = np.unique(strata, return_counts=True)[1]
+    names, sizes = np.unique(strata, return_counts=True)
     quota = _quota(sizes, count)
     if both_sides:
         quota = np.clip(quota, np.minimum(1, sizes - 1), sizes - 1)
-    order = rng.permutation(len(strata))
-    order = order[np.argsort(strata[order], kind="stable")]
-    starts = np.cumsum(sizes) - sizes
-    return np.concatenate([order[start : start + take] for start, take in zip(starts, quota, strict=True)])
+    members = (_small(np.flatnonzero(strata == name)) for name in names)
+    return np.concatenate(
+        [
+            rng.choice(rows, take, replace=False, shuffle=False)
+            for rows, take in zip(members, quota, strict=True)
+        ]
+    )
+
+
+def _small(rows: np.ndarray) -> np.ndarray:
+    """Row numbers in 32 bits where they fit: half the memory."""
+    return rows.astype(np.int32) if rows.max(initial=0) < 1 << 31 else rows
 
 
 def _quota(sizes: np.ndarray, count: int) -> np.ndarray:

@@ -360,7 +360,7 @@ def class_conditional_mmd(
     """
     a, b = as_pair(x, y)
     of_x, of_y = as_vector("labels_x", labels_x, len(a)), as_vector("labels_y", labels_y, len(b))
-    every = [label.item() if isinstance(label, np.generic) else label for label in np.unique([*of_x, *of_y])]
+    every = [label.item() if isinstance(label, np.generic) else label for label in np.union1d(of_x, of_y)]
     shared = [label for label in every if min((of_x == label).sum(), (of_y == label).sum()) >= 2]
     if not shared:
         raise DataError(

@@ -200,6 +200,7 @@ def mmd_test(
     bandwidth: float | Sequence[float] | None = None,
     permutations: int = 200,
     method: str = "auto",
+    block_rows: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
 ) -> MMDResult:
@@ -233,6 +234,8 @@ def mmd_test(
             pooled rows.
         permutations: B; the smallest possible p-value is 1 / (1 + B). Default 200.
         method: "auto", "exact", "block" or "linear".
+        block_rows: rows of a block for the block method, both sides together; default as many as the budget
+            of "auto" allows, from 256 to 8,192. A block that holds all rows is the exact test.
         seed: of the permutations, of the rows drawn for the median, and of the order of rows.
         device: where to compute, such as "cuda"; default the device of `x`, the CPU for arrays.
 
@@ -261,14 +264,16 @@ def mmd_test(
     grid = _grid(x, y, kernel, bandwidth, seed)
     centre = torch.from_numpy(sample_rows(x, y, 1000, seed).mean(0)).to(where)
     tiles = TileKernel(kernel, tuple(reversed(grid)) or (1.0,), centre)
-    method, reason, block_rows = _choose(method, len(x), len(y), x.shape[1], len(tiles) * permutations, where)
+    if block_rows is not None:
+        at_least("block_rows", block_rows, 4)
+    method, reason, fitting = _choose(method, len(x), len(y), x.shape[1], len(tiles) * permutations, where)
     sides, rng = (Rows("x", x, where), Rows("y", y, where)), np.random.default_rng(seed)
     with full_precision():
         if method == "exact":
             pooled = join([side.features(tiles) for side in sides])
             found = exact_statistics(tiles, pooled, len(x), _labels(len(x), len(y), permutations, rng))
         elif method == "block":
-            found = block_statistics(*sides, tiles, permutations, block_rows, rng)
+            found = block_statistics(*sides, tiles, permutations, block_rows or fitting, rng)
         else:
             found = linear_statistics(*sides, tiles, permutations, rng)
     name = kernel if isinstance(kernel, str) else getattr(kernel, "__name__", "custom")

@@ -47,7 +47,7 @@ def print_run(result: RunResult) -> None:
     if result.shift is not None:
         print_shift(result.shift)
     domains = result.metrics["domains"]
-    table = Table(box=box.SIMPLE_HEAD, title=f"{result.strategy}: {escape(result.metrics['model'])}", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
     columns = [(role, split) for role in ("target", "source") for split in ("test", "validation")]
     columns = [(role, split) for role, split in columns if split in domains.get(role, {})]
@@ -58,14 +58,15 @@ def print_run(result: RunResult) -> None:
         if any(cell is not None for cell in cells):
             table.add_row(name, *(figure(cell) for cell in cells))
     console = stdout()
+    console.print(f"[bold]{result.strategy}[/bold]  {escape(result.metrics['model'])}")
     if columns:
         console.print(table)
     cost = result.metrics["cost"]
     console.print(
         f"training {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
-        f"peak memory {cost['peak_memory_mib']:,.0f} MiB   "
-        f"trainable {human(cost['trainable_parameters'])} of {human(cost['total_parameters'])} parameters"
+        f"peak memory {cost['peak_memory_mib']:,.0f} MiB"
     )
+    console.print(f"trained {human(cost['trainable_parameters'])} of {human(cost['total_parameters'])} parameters")
     console.print(f"model, metrics.json and model card in [bold]{escape(str(result.output_dir))}[/bold]")
 
 

@@ -205,7 +205,8 @@ class PreparedPair:
         pair = self._pair(names, rows)
         labelled_figures = None
         if len(rows):
-            labelled_figures = _labelled_figures(pair, pair.place(rows), pair.numbers(names), self.seed)
+            apart = ~_rows_in(self._raw_further, rows)
+            labelled_figures = _labelled_figures(pair, pair.place(rows), pair.numbers(names), apart, self.seed)
         return ProbeResult(
             n_source=len(pair.source),
             n_labels=len(rows),
@@ -251,15 +252,16 @@ class _Pair:
         return np.searchsorted(self.classes, names)
 
 
-def _labelled_figures(pair: _Pair, rows: Array, labels: Array, seed: int) -> Labelled:
-    """Fit the four probes and read their held-out scores."""
+def _labelled_figures(pair: _Pair, rows: Array, labels: Array, apart: Array, seed: int) -> Labelled:
+    """Fit the four probes and read their held-out scores; ``apart`` marks further rows that bear no label."""
     y, columns, n = encode(labels, len(pair.classes)), pair.y.shape[1], len(rows)
+    further = pair.further[apart]
     priors = {
-        "combined": pair.plain.prior(rows, pair.further, pair.further_white),
-        "weighted": pair.reweighted.prior(rows, pair.further[:0]),
+        "combined": pair.plain.prior(rows, further, pair.further_white[apart]),
+        "weighted": pair.reweighted.prior(rows, further[:0]),
     }
     fits = {name: Fitted.of(prior, y) for name, prior in priors.items()}
-    candidates = [Fitted.of(plain_prior(rows, pair.further, penalty, columns), y) for penalty in PENALTIES]
+    candidates = [Fitted.of(plain_prior(rows, further, penalty, columns), y) for penalty in PENALTIES]
     fits["target"] = max(candidates, key=lambda fit: fit.evidence)
     zero = priors["combined"].mean
     right = {"zero": (margins(zero, labels) > 0).astype(float)}
@@ -267,7 +269,7 @@ def _labelled_figures(pair: _Pair, rows: Array, labels: Array, seed: int) -> Lab
         right[name] = _cross_validate(fit, labels, seed)
     figures = _bootstrap(right, seed)
     none, no_scores = np.zeros((0, rows.shape[1])), np.zeros((0, columns))
-    halves = _halves(fits["target"].prior, replace(priors["combined"], further=none, further_mean=no_scores), y, labels, pair.further, seed)
+    halves = _halves(fits["target"].prior, replace(priors["combined"], further=none, further_mean=no_scores), y, labels, further, seed)
     alone = fits["target"].leave_one_out() if n > 1 else np.full_like(y, np.nan)
     together = fits["combined"].leave_one_out()
     target_only = figures["target"] if n > 1 else None
@@ -457,6 +459,12 @@ def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:
             )
         array = array.astype(np.int64)
     return array.astype(str) if array.dtype.kind in "OU" else array
+
+
+def _rows_in(rows: Array, others: Array) -> Array:
+    """Which of the rows also stand in ``others``, bit for bit."""
+    seen = {row.tobytes() for row in others}
+    return np.array([row.tobytes() in seen for row in rows], dtype=bool)
 
 
 def _sample(rows: int, most: int, rng: np.random.Generator) -> Array:

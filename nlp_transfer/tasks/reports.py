@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from nlp_transfer.errors import DataError, ModelError
@@ -109,6 +110,28 @@ def regression_report(
         "pearson": rows(pearson, found, truth),
         "spearman": rows(spearman, codes(found), codes(truth)),
     }
+
+
+def probabilities(logits: ArrayLike) -> NDArray[np.float64]:
+    """Softmax of logits [n, C], in float64.
+
+    Raises:
+        ModelError: logits that are not finite.
+    """
+    outputs = np.asarray(logits, dtype=np.float64)
+    _check_finite(outputs)
+    return softmax(outputs, axis=-1)
+
+
+def ratings(outputs: ArrayLike) -> NDArray[np.float64]:
+    """Ratings [n] from a model's outputs [n, 1] or [n].
+
+    Raises:
+        ModelError: outputs that are not finite.
+    """
+    numbers = np.asarray(outputs, dtype=np.float64)
+    _check_finite(numbers)
+    return numbers.reshape(len(numbers))
 
 
 # Statistics of confusion matrices [..., C, C] (rows are true classes), vectorised over leading axes.
@@ -214,7 +237,7 @@ def _check_classification(scores: NDArray, truth: NDArray, names: Sequence[str])
         )
     if not len(truth):
         raise no_rows()
-    check_finite(scores)
+    _check_finite(scores)
     if np.abs(scores.sum(axis=1) - 1).max() > 1e-2 or scores.min() < 0:
         raise DataError(
             "the scores are not probabilities",
@@ -241,7 +264,7 @@ def _check_regression(found: NDArray, truth: NDArray) -> None:
         )
     if not len(truth):
         raise no_rows()
-    check_finite(found)
+    _check_finite(found)
     if not np.isfinite(truth).all():
         raise DataError(
             "a rating is not a number",
@@ -251,7 +274,7 @@ def _check_regression(found: NDArray, truth: NDArray) -> None:
         )
 
 
-def check_finite(outputs: NDArray) -> None:
+def _check_finite(outputs: NDArray) -> None:
     """Refuse model outputs that are NaN or infinite.
 
     Raises:

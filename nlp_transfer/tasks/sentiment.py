@@ -300,11 +300,11 @@ class SentimentTask(Task[SentimentOptions]):
             DataError: nothing to score, or shapes that do not fit.
             ModelError: outputs that are not finite.
         """
-        from nlp_transfer.tasks.reports import classification_report, regression_report
+        from nlp_transfer.tasks import reports
 
         if self.objective == "regression":
-            return regression_report(_ratings(logits), labels)
-        return classification_report(_probabilities(logits), labels, self.names)
+            return reports.regression_report(reports.ratings(logits), labels)
+        return reports.classification_report(reports.probabilities(logits), labels, self.names)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """accuracy, macro_f1 and matthews_correlation; or mse and mae.
@@ -315,17 +315,19 @@ class SentimentTask(Task[SentimentOptions]):
         import numpy as np
         from sklearn import metrics
 
+        from nlp_transfer.tasks import reports
+
         outputs = (
             prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         )
         truth = np.asarray(prediction.label_ids)
         if self.objective == "regression":
-            found = _ratings(outputs)
+            found = reports.ratings(outputs)
             return {
                 "mse": float(metrics.mean_squared_error(truth, found)),
                 "mae": float(metrics.mean_absolute_error(truth, found)),
             }
-        classes = _probabilities(outputs).argmax(axis=1)
+        classes = reports.probabilities(outputs).argmax(axis=1)
         return {
             "accuracy": float(metrics.accuracy_score(truth, classes)),
             "macro_f1": float(metrics.f1_score(truth, classes, average="macro", zero_division=0.0)),
@@ -338,10 +340,12 @@ class SentimentTask(Task[SentimentOptions]):
         Raises:
             ModelError: outputs that are not finite.
         """
+        from nlp_transfer.tasks import reports
+
         if self.objective == "regression":
-            return [{"rating": rating} for rating in _ratings(logits).tolist()]
+            return [{"rating": rating} for rating in reports.ratings(logits).tolist()]
         rows = []
-        for scores in _probabilities(logits).tolist():
+        for scores in reports.probabilities(logits).tolist():
             best = max(range(len(scores)), key=scores.__getitem__)
             probabilities = dict(zip(self.names, scores, strict=True))
             rows.append({"label": self.names[best], "score": scores[best], "probabilities": probabilities})
@@ -360,27 +364,6 @@ def start_at(model: PreTrainedModel, value: float) -> None:
     if heads and heads[-1].bias is not None and not heads[-1].bias.any():
         with torch.no_grad():
             heads[-1].bias.fill_(value)
-
-
-def _probabilities(logits: ArrayLike) -> NDArray:
-    import numpy as np
-    from scipy.special import softmax
-
-    from nlp_transfer.tasks.reports import check_finite
-
-    outputs = np.asarray(logits, dtype=np.float64)
-    check_finite(outputs)
-    return softmax(outputs, axis=-1)
-
-
-def _ratings(outputs: ArrayLike) -> NDArray:
-    import numpy as np
-
-    from nlp_transfer.tasks.reports import check_finite
-
-    ratings = np.asarray(outputs, dtype=np.float64)
-    check_finite(ratings)
-    return ratings.reshape(len(ratings))
 
 
 def _is_weight(value: Any) -> bool:

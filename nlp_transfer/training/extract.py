@@ -13,6 +13,9 @@ from nlp_transfer.strategies.frozen import Frozen
 from nlp_transfer.training.phases import Trained, plan_phases
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
     from nlp_transfer.data.domains import DomainData
     from nlp_transfer.recipe import Recipe
     from nlp_transfer.strategies import Strategy
@@ -54,7 +57,7 @@ def fit_frozen(
         fitting = time.perf_counter()
         head = strategy.fit(
             np.asarray(embeddings.features),
-            task.label_array(rows),
+            task.label_array(rows, name=f"{name}.train"),
             classes=task.num_labels if task.objective == "classification" else None,
             class_weights=task.class_weights,
             start=head,
@@ -76,4 +79,9 @@ def fit_frozen(
     model = classifier_from_head(embedder, head.layers, task)
     trainable = sum(weight.size + bias.size for weight, bias in head.layers)
     _, total = count_parameters(model.parameters())
-    return Trained(model, tokenizer, time.perf_counter() - started, trainable, total, phases)
+    seconds = time.perf_counter() - started
+
+    def logits(rows: Dataset) -> NDArray:
+        return head.scores(embedder.embed(rows).features)
+
+    return Trained(model, tokenizer, seconds, trainable, total, phases, logits)

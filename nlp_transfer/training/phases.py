@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasets import Dataset
+    from numpy.typing import NDArray
 
     from nlp_transfer.data.domains import DomainData
     from nlp_transfer.recipe import Recipe
@@ -24,6 +27,8 @@ class Trained:
     trainable: int
     total: int
     phases: list[dict[str, Any]] = field(default_factory=list)
+    logits: Callable[[Dataset], NDArray] | None = None
+    """Logits of raw rows by a cheaper way than a pass through the model, where there is one."""
 
 
 def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[tuple[str, Dataset, Dataset | None]]:

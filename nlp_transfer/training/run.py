@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.console import is_main_process, notice, warn
+from nlp_transfer.console import calm, is_main_process, notice, warn
 from nlp_transfer.data.checks import cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.recipe import Recipe
@@ -57,6 +57,7 @@ class RunResult:
         return self.metrics["domains"][domain][split][metric]["value"]
 
 
+@calm()
 def train(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunResult:
     """Run a recipe: load the domains, look at the shift, train, evaluate and write the run folder.
 
@@ -69,13 +70,10 @@ def train(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> R
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
             the model are known to be good.
     """
-    from transformers import set_seed
-
     from nlp_transfer.models.load import load_tokenizer, locate
 
     started = time.perf_counter()
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
-    set_seed(recipe.seed)
     task = TASKS[recipe.task.kind](recipe.task)
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
@@ -153,17 +151,23 @@ def evaluate_domains(
         for split in ("validation", "test"):
             rows: Dataset | None = getattr(data, split)
             if rows is not None and len(rows):
-                report = score(task, trained.model, trained.tokenizer, rows, recipe.model.max_length)
+                if trained.logits is None:
+                    limit = recipe.model.max_length
+                    report = score(task, trained.model, trained.tokenizer, rows, limit, name=f"{role}.{split}")
+                else:
+                    report = task.evaluate(trained.logits(rows), task.label_array(rows, name=f"{role}.{split}"))
                 scores.setdefault(role, {})[split] = report
     return scores
 
 
-def score(task: Task, model: Any, tokenizer: Any, rows: Dataset, max_length: int | None) -> dict[str, Any]:
-    """Score a model on labelled rows."""
+def score(
+    task: Task, model: Any, tokenizer: Any, rows: Dataset, max_length: int | None, *, name: str = "data"
+) -> dict[str, Any]:
+    """Score a model on labelled rows; ``name`` is what error messages call them."""
     from nlp_transfer.models.inference import predict_logits
     from nlp_transfer.models.load import resolve_max_length
 
-    encoded = task.encode(rows, tokenizer, resolve_max_length(tokenizer, model.config, max_length))
+    encoded = task.encode(rows, tokenizer, resolve_max_length(tokenizer, model.config, max_length), name=name)
     logits = predict_logits(model, encoded, task.collator(tokenizer))
     return task.evaluate(logits, encoded["labels"])
 

@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 
 from nlp_transfer.console import is_main_process
 from nlp_transfer.errors import Problem, RecipeError
-from nlp_transfer.models.precision import bf16_supported
+from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.training.callbacks import Progress, quiet_defaults
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def training_arguments(
         "save_strategy": "epoch",
         "save_total_limit": 2,
         "use_cpu": on_cpu,
-        "bf16": not recipe.training.get("fp16", False) and bf16_supported("cpu" if on_cpu else "cuda"),
+        "bf16": not recipe.training.get("fp16", False) and bf16_pays("cpu" if on_cpu else "cuda"),
         "dataloader_pin_memory": not on_cpu,
         **strategy.trainer_defaults(),
     }

@@ -34,6 +34,9 @@ def fine_tune(
     resume: bool = False,
 ) -> Trained:
     """Train on the source, then on the target (sequential), or on both at once (joint)."""
+    from transformers import set_seed
+
+    set_seed(recipe.seed)
     model = task.build_model(where, recipe.model, quantization=strategy.quantization_config())
     max_length = resolve_max_length(tokenizer, model.config, recipe.model.max_length)
     model = strategy.prepare(model)

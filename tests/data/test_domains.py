@@ -4,6 +4,7 @@ import csv
 import gzip
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -291,6 +292,16 @@ def test_sample_of_reviews(name: str) -> None:
         "train": domain.sizes["train"] // 2,
         **{split: domain.sizes[split] for split in ("validation", "test")},
     }
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("NLP_TRANSFER_DATA" not in os.environ, reason="NLP_TRANSFER_DATA is not set")
+@pytest.mark.parametrize(("name", "leaked"), [("baby", 14), ("dvd", 14), ("sports_outdoors", 28)])
+def test_known_leaks_of_real_data(name: str, leaked: int) -> None:
+    """Reviews whose test rows are also in train, as the index of the data counts them."""
+    folder = Path(os.environ["NLP_TRANSFER_DATA"]) / "sentiment" / "fdu"
+    files = {split: str(folder / f"{name}.{split}.jsonl") for split in ("train", "test")}
+    assert codes(load(**files, need=("train", "test")))["leakage"] == (leaked, 400)
 
 
 def parquet_repository(folder: Path) -> Path:

@@ -109,7 +109,8 @@ def test_p_values_are_uniform_under_the_null(method):
     p_values = []
     for seed in range(150):
         z = rng.exponential(size=(90, 3)) @ rng.normal(size=(3, 6))
-        p_values.append(mmd_test(z[:50], z[50:], method=method, permutations=39, seed=seed).p_value)
+        options = {"method": method, "permutations": 39, "seed": seed, "block_rows": 20}
+        p_values.append(mmd_test(z[:50], z[50:], **options).p_value)
     assert stats.kstest(np.array(p_values) - rng.random(150) / 40, "uniform").pvalue > 0.01
 
 
@@ -159,7 +160,7 @@ def test_blocks_and_quadruples_estimate_the_same_value():
     x, y = rng.normal(size=(9000, 4)), rng.normal(0.4, 1, size=(6000, 4))
     truth = float(mmd2(torch.from_numpy(x[:3000]), torch.from_numpy(y[:3000]), bandwidths=[2.0]))
     for method in ("block", "linear"):
-        result = mmd_test(x, y, method=method, bandwidth=2.0, permutations=100)
+        result = mmd_test(x, y, method=method, bandwidth=2.0, permutations=100, block_rows=400)
         assert abs(result.value - truth) < 4 * result.null.std() + 0.002
         assert result.p_value < 0.02
 
@@ -188,11 +189,11 @@ def test_many_blocks_deal_each_row_once(monkeypatch):
 
 
 def test_sorted_files_do_not_mislead_the_streaming_estimators(tmp_path):
-    """Both sides hold the same sorted values: pairing neighbours would find them alike."""
+    """Both sides hold the same sorted values; pairing neighbours would find them alike."""
     rng = np.random.default_rng(10)
     z = np.sort(rng.normal(size=(20000, 1)), axis=0)
     for method in ("block", "linear"):
-        result = mmd_test(z[::2], z[1::2], method=method, bandwidth=0.5)
+        result = mmd_test(z[::2], z[1::2], method=method, bandwidth=0.5, block_rows=1000)
         assert abs(result.value) < 0.02
         assert result.p_value > 0.01
 
@@ -203,7 +204,7 @@ def test_a_memory_mapped_file_gives_the_same_result(tmp_path, method):
     x, y = rng.normal(size=(500, 8)).astype(np.float32), rng.normal(size=(400, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    from_file, from_memory = (mmd_test(side, y, method=method) for side in (mapped, x))
+    from_file, from_memory = (mmd_test(side, y, method=method, block_rows=90) for side in (mapped, x))
     np.testing.assert_array_equal(from_file.null, from_memory.null)
     assert from_file.value == from_memory.value
 
@@ -292,7 +293,7 @@ def test_rows_that_are_all_equal_are_no_evidence(method):
 
 
 def test_ties_count_against_a_shift():
-    """Two and two rows: only three splits exist, one of them observed, so a third of the null ties with it."""
+    """Of two and two rows only three splits exist, so a third of the null ties with the observed one."""
     x, y = np.array([[0.0], [0.1]]), np.array([[5.0], [5.1]])
     result = mmd_test(x, y, permutations=999)
     assert result.p_value == pytest.approx(1 / 3, abs=0.06)
@@ -316,6 +317,8 @@ def test_bad_input_is_explained():
         mmd_test(x, x, kernel="gauss")
     with pytest.raises(NlpTransferError, match="permutations"):
         mmd_test(x, x, permutations=0)
+    with pytest.raises(NlpTransferError, match="block_rows"):
+        mmd_test(x, x, block_rows=1)
     with pytest.raises(NlpTransferError, match="no bandwidth"):
         mmd_test(x, x, kernel="linear", bandwidth=1.0)
 

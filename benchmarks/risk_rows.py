@@ -1,0 +1,129 @@
+"""Collect the rows of the risk study: for each pair, amount of labels and draw, the probe and the outcome.
+
+The outcome is what a user would get with a frozen encoder: logistic regression on the embeddings (unit length,
+inverse penalty 10 throughout), trained on the drawn target labels alone or together with up to 1,500 source
+rows, scored on the target's test rows. The probe sees the draw's labels, the texts of the target's pool and the
+source, never a test row.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import risk_data
+from sklearn.linear_model import LogisticRegression
+
+from nlp_transfer.numeric.mmd import mmd_test
+from nlp_transfer.shift.probe import PreparedPair
+from nlp_transfer.shift.risk import flatten
+
+C = 10.0
+LEVELS = (20, 50, 100, 300)
+ALL = 100_000
+
+
+@lru_cache(maxsize=1)
+def data(names: tuple[str, ...]) -> dict[str, risk_data.DataSet]:
+    return risk_data.load(list(names))
+
+
+def fit(x: np.ndarray, y: np.ndarray, start: LogisticRegression | None = None) -> LogisticRegression:
+    model = LogisticRegression(C=C, max_iter=500, warm_start=True)
+    if start is not None:
+        model.coef_, model.intercept_, model.classes_ = start.coef_.copy(), start.intercept_.copy(), start.classes_
+    return model.fit(x, y)
+
+
+def altered(x: np.ndarray, y: np.ndarray, kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The source of this kind."""
+    rng = np.random.default_rng(seed)
+    if kind == "noise":
+        share = rng.choice([0.15, 0.25, 0.35, 0.45, 0.6, 1.0])
+        return x, np.where(rng.random(len(y)) < share, 1 - y, y)
+    if kind == "small":
+        count = int(rng.choice([100, 250, 600]))
+        return x[:count], y[:count]
+    return x, y
+
+
+def pair_rows(
+    source: tuple[np.ndarray, np.ndarray],
+    target: risk_data.DataSet,
+    draws: Sequence[int],
+    common: dict[str, Any],
+    whole_pool: bool = False,
+) -> list[dict[str, Any]]:
+    """One row without labels, and one for each draw and amount of labels; the whole pool in the first draw only."""
+    x, y = source
+    test = slice(target.pool, None)
+    base = fit(x, y)
+    unlabelled = target.x[: target.pool]
+    pair = PreparedPair(x, y, unlabelled)
+    mmd = mmd_test(x[:600], unlabelled[:600], permutations=1)
+    common = {**common, "zero_shot": base.score(target.x[test], target.y[test]), "mmd": float(mmd.value)}
+    out = [{**common, "level": 0, "draw": 0, "probe": flatten(pair.probe())}]
+    for draw in draws:
+        order = target.draw(draw)
+        for level in (*LEVELS, ALL) if whole_pool and draw == draws[0] else LEVELS:
+            rows = order[:level]
+            if len(np.unique(target.y[rows])) < 2:
+                continue
+            alone = fit(target.x[rows], target.y[rows])
+            both = fit(np.vstack([x, target.x[rows]]), np.concatenate([y, target.y[rows]]), base)
+            out.append({
+                **common,
+                "level": level,
+                "draw": draw,
+                "alone": alone.score(target.x[test], target.y[test]),
+                "both": both.score(target.x[test], target.y[test]),
+                "probe": flatten(pair.probe(target.x[rows], target.y[rows])),
+            })
+    return out
+
+
+def _job(names: tuple[str, ...], source: str, target: str, kind: str) -> list[dict[str, Any]]:
+    sets = data(names)
+    seed = zlib.crc32(f"{source} {target} {kind}".encode())
+    x, y = sets[source].x[: risk_data.SOURCE_ROWS], sets[source].y[: risk_data.SOURCE_ROWS]
+    real = kind == "real"
+    draws = list(range(risk_data.DRAWS)) if real else [seed % risk_data.DRAWS]
+    common = {"source": source, "target": target, "kind": kind}
+    return pair_rows(altered(x, y, kind, seed), sets[target], draws, common, real and seed % 3 == 0)
+
+
+def collect(path: Path, names: tuple[str, ...], kinds: Sequence[str], jobs: int) -> None:
+    """Add the rows of all pairs that are not in the file yet."""
+    done = {(row["source"], row["target"], row["kind"]) for row in read(path)}
+    todo = [
+        (source, target, kind)
+        for kind in kinds
+        for source, target in risk_data.pairs()
+        if source in names and target in names and (source, target, kind) not in done
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not todo:
+        return
+    data(names)  # embedded once, before the workers fork
+    with ProcessPoolExecutor(jobs) as pool, path.open("a", encoding="utf-8") as file:
+        futures = [pool.submit(_job, names, *item) for item in todo]
+        for number, future in enumerate(futures):
+            for row in future.result():
+                file.write(json.dumps(row) + "\n")
+            file.flush()
+            if number % 20 == 0:
+                print(f"{number + 1} of {len(todo)} pairs", flush=True)
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The collected rows."""
+    if path.exists():
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+

@@ -1,0 +1,268 @@
+"""Fit the forecast of ``risk.py`` to pairs whose outcome was measured: the package's study, or your own pairs.
+
+The gain and the accuracy are each a ridge regression on the probe's figures; the probability that a source
+hurts is a logistic function of the predicted gain in units of its error. Penalties, errors and intervals come
+from targets left out of the fit, never from the rows that were fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.errors import DataError
+from nlp_transfer.shift.probe import INTERVAL
+from nlp_transfer.shift.risk import HURT
+
+Array = np.ndarray
+PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+GAIN_FEATURES: tuple[str, ...] = ()
+ACCURACY_FEATURES: tuple[str, ...] = ()
+LABEL_FREE: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one pair at one amount of labels.
+
+    Attributes:
+        labels: target labels of the probe; 0 for none.
+        gain: accuracy with the source less accuracy without it (without labels: against 100 of them).
+        accuracy: with the source (without labels: of the source alone).
+        group: of the target; rows of one group are held out together.
+        source_group: of the source, in the same names.
+        weight: of the row in the fit.
+        real: rows that count in errors, intervals and figures; others (planted harm) only shape the fit.
+    """
+
+    labels: int
+    gain: float
+    accuracy: float
+    group: str
+    source_group: str = ""
+    weight: float = 1.0
+    real: bool = True
+
+
+def fit_calibration(
+    rows: Sequence[Mapping[str, float]],
+    outcomes: Sequence[Outcome],
+    *,
+    study: Mapping[str, Any],
+    classes: Sequence[int] = (2,),
+) -> dict[str, Any]:
+    """Fit one strategy's entry of ``calibration.json``.
+
+    Args:
+        rows: ``risk.features`` of each probe.
+        outcomes: what was measured, one for each row; amounts of labels are fitted apart.
+        study: name, pairs and whatever else says where the rows come from; copied into the entry.
+        classes: numbers of classes among the rows.
+
+    Returns:
+        ``{"study", "classes", "levels"}``, plain JSON values; each level with its figures on held-out targets.
+
+    Raises:
+        DataError: fewer than three groups of targets, or lengths that differ.
+
+    Cost: seconds for some thousand rows.
+    """
+    if len(rows) != len(outcomes) or len({item.group for item in outcomes if item.real}) < 3:
+        raise DataError(
+            "too little to calibrate on",
+            expected="one outcome for each row, and at least three groups of targets",
+            found=f"{len(rows)} rows, {len(outcomes)} outcomes, {len({item.group for item in outcomes})} groups",
+            fix="measure more pairs",
+        )
+    levels = []
+    for labels in sorted({item.labels for item in outcomes}):
+        chosen = [i for i, item in enumerate(outcomes) if item.labels == labels]
+        table = Table.of([rows[i] for i in chosen], [outcomes[i] for i in chosen])
+        entry = table.fit(np.ones(len(chosen), dtype=bool))
+        entry["figures"] = figures(table, table.held_out())
+        levels.append(entry)
+    return {"study": dict(study), "classes": list(classes), "levels": levels}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows and outcomes of one amount of labels as arrays; NaN where a figure is unknown."""
+
+    labels: int
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    x: tuple[Array, Array]
+    gain: Array
+    accuracy: Array
+    groups: Array
+    sources: Array
+    weights: Array
+    real: Array
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, float]], outcomes: Sequence[Outcome]) -> Table:
+        """Gather the features that this amount of labels uses."""
+        labels = outcomes[0].labels
+        names = (GAIN_FEATURES, ACCURACY_FEATURES) if labels else (LABEL_FREE, LABEL_FREE)
+        x = tuple(np.array([[row.get(name, np.nan) for name in part] for row in rows]) for part in names)
+        return cls(
+            labels,
+            names,
+            (x[0], x[1]),
+            np.array([item.gain for item in outcomes]),
+            np.array([item.accuracy for item in outcomes]),
+            np.array([item.group for item in outcomes]),
+            np.array([item.source_group for item in outcomes]),
+            np.array([item.weight for item in outcomes]),
+            np.array([item.real for item in outcomes]),
+        )
+
+    def fit(self, rows: Array) -> dict[str, Any]:
+        """The calibration of these rows (a mask)."""
+        real, groups, weights = self.real[rows], self.groups[rows], self.weights[rows]
+        gain, gain_apart = _regress(self.x[0][rows], self.gain[rows], weights, groups, real, self.names[0])
+        accuracy, _ = _regress(self.x[1][rows], self.accuracy[rows], weights, groups, real, self.names[1])
+        z = (-HURT - gain_apart[real]) / gain["error"]
+        intercept, slope = _logistic(z, self.gain[rows][real] < -HURT, weights[real])
+        spans = {}
+        for names, x in zip(self.names, self.x, strict=True):
+            for index, name in enumerate(names):
+                column = x[rows][real][:, index]
+                low, high = np.nanmin(column), np.nanmax(column)
+                spans[name] = [float(low - 0.1 * (high - low)), float(high + 0.1 * (high - low))]
+        return {
+            "labels": self.labels,
+            "gain": gain,
+            "accuracy": accuracy,
+            "hurt": {"intercept": intercept, "slope": slope},
+            "range": spans,
+        }
+
+    def predict(self, entry: Mapping[str, Any], rows: Array) -> Array:
+        """Columns: predicted gain, predicted accuracy, probability of harm."""
+        gain = _apply(entry["gain"], self.x[0][rows], self.names[0])
+        accuracy = _apply(entry["accuracy"], self.x[1][rows], self.names[1])
+        argument = entry["hurt"]["intercept"] + entry["hurt"]["slope"] * (-HURT - gain) / entry["gain"]["error"]
+        return np.stack([gain, accuracy, 1 / (1 + np.exp(-np.clip(argument, -30, 30)))], axis=1)
+
+    def held_out(self, *, sources_too: bool = False) -> Array:
+        """Predictions of each row by a calibration that saw no pair with its target's group.
+
+        Args:
+            sources_too: nor any pair in which its target or its source took part on either side.
+        """
+        out = np.full((len(self.gain), 5), np.nan)
+        for group in np.unique(self.groups):
+            ours = self.groups == group
+            for source in np.unique(self.sources[ours]) if sources_too else [None]:
+                judged = ours if source is None else ours & (self.sources == source)
+                seen = self.groups != group
+                if source is not None:
+                    pair = (group, source)
+                    seen = ~np.isin(self.groups, pair) & ~np.isin(self.sources, pair)
+                entry = self.fit(seen)
+                out[judged, :3] = self.predict(entry, judged)
+                out[judged, 3] = np.average(self.gain[seen & self.real] < -HURT, weights=self.weights[seen & self.real])
+                inside = [out[judged, 0] + entry["gain"][end] for end in ("low", "high")]
+                out[judged, 4] = (self.gain[judged] >= inside[0]) & (self.gain[judged] <= inside[1])
+        return out
+
+
+def figures(table: Table, predicted: Array) -> dict[str, float | None]:
+    """How good held-out predictions are, on the real rows.
+
+    Returns:
+        ``hurt_share``; ``auroc``; ``brier`` and ``brier_skill`` (against always saying hurt_share);
+        ``gain_mae`` and ``accuracy_mae`` in points; ``coverage`` of the gain's interval; ``rows``.
+    """
+    real = table.real
+    hurt, probability = table.gain[real] < -HURT, predicted[real, 2]
+    share = float(hurt.mean())
+    brier = float(((probability - hurt) ** 2).mean())
+    return {
+        "rows": int(real.sum()),
+        "hurt_share": share,
+        "auroc": auroc(hurt, probability),
+        "brier": brier,
+        "brier_skill": 1 - brier / (share * (1 - share)) if 0 < share < 1 else None,
+        "gain_mae": float(100 * np.abs(predicted[real, 0] - table.gain[real]).mean()),
+        "accuracy_mae": float(100 * np.abs(predicted[real, 1] - table.accuracy[real]).mean()),
+        "coverage": float(predicted[real, 4].mean()),
+    }
+
+
+def auroc(truth: Array, score: Array) -> float | None:
+    """Area under the ROC curve by ranks (ties count half); None with one class only."""
+    truth = np.asarray(truth, dtype=bool)
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return None
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def _standardise(x: Array, mean: Array, scale: Array) -> Array:
+    return np.nan_to_num(np.clip((x - mean) / scale, -4, 4))
+
+
+def _regress(
+    x: Array, y: Array, weights: Array, groups: Array, real: Array, names: Sequence[str]
+) -> tuple[dict[str, Any], Array]:
+    """Ridge regression, its penalty by leave-one-group-out error; the model and the left-out predictions."""
+    known = ~np.isnan(x)
+    total = np.maximum((known * weights[:, None]).sum(0), 1e-12)
+    mean = (np.nan_to_num(x) * weights[:, None]).sum(0) / total
+    scale = np.sqrt((np.where(known, x - mean, 0.0) ** 2 * weights[:, None]).sum(0) / total)
+    scale = np.where(scale > 1e-9, scale, 1.0)
+    z = np.hstack([_standardise(x, mean, scale), np.ones((len(x), 1))])
+    shrink = np.diag(np.append(np.ones(len(names)), 1e-6))
+    parts = {group: groups == group for group in np.unique(groups)}
+    grams = {group: (z[rows].T * weights[rows]) @ z[rows] for group, rows in parts.items()}
+    moments = {group: (z[rows].T * weights[rows]) @ y[rows] for group, rows in parts.items()}
+    gram, moment = sum(grams.values()), sum(moments.values())
+    best: tuple[float, float, Array] | None = None
+    for penalty in PENALTIES:
+        apart = np.empty(len(y))
+        for group, rows in parts.items():
+            apart[rows] = z[rows] @ np.linalg.solve(gram - grams[group] + penalty * shrink, moment - moments[group])
+        error = float(np.average((apart - y)[real] ** 2, weights=weights[real]))
+        if best is None or error < best[0]:
+            best = (error, penalty, apart)
+    assert best is not None
+    error, penalty, apart = best
+    solution = np.linalg.solve(gram + penalty * shrink, moment)
+    low, high = np.quantile((y - apart)[real], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    model = {
+        "intercept": float(solution[-1]),
+        "terms": {
+            name: [float(mean[i]), float(scale[i]), float(solution[i])] for i, name in enumerate(names)
+        },
+        "penalty": penalty,
+        "error": max(float(np.sqrt(error)), 1e-4),
+        "low": float(min(low, 0.0)),
+        "high": float(max(high, 0.0)),
+    }
+    return model, apart
+
+
+def _apply(model: Mapping[str, Any], x: Array, names: Sequence[str]) -> Array:
+    mean, scale, coefficient = np.array([model["terms"][name] for name in names]).T
+    return model["intercept"] + _standardise(x, mean, scale) @ coefficient
+
+
+def _logistic(z: Array, truth: Array, weights: Array, prior: tuple[float, float] = (0.0, 1.7)) -> tuple[float, float]:
+    """Intercept and slope by Newton's method, drawn towards the prior (the normal curve's slope is 1.7)."""
+    design = np.stack([np.ones(len(z)), np.clip(z, -8, 8)], axis=1)
+    start = np.array(prior)
+    beta, precision = start.copy(), np.diag([1.0, 4.0])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
+        gradient = design.T @ (weights * (truth - p)) - precision @ (beta - start)
+        step = np.linalg.solve((design.T * (weights * p * (1 - p))) @ design + precision, gradient)
+        beta = beta + step
+        if np.abs(step).max() < 1e-8:
+            break
+    return float(beta[0]), float(max(beta[1], 0.1))

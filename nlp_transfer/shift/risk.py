@@ -1,0 +1,381 @@
+"""The forecast: does this source lower target accuracy by more than a point, and what accuracy to expect.
+
+A linear model over the figures of ``probe.py``, fitted on pairs of real data sets whose outcome was measured
+(``calibrate.py``); its coefficients, and how well it did on targets it had not seen, stand in
+``calibration.json``. Nothing is fitted here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from nlp_transfer.errors import DataError, did_you_mean
+from nlp_transfer.shift.probe import Figure, ProbeResult
+
+Level = Literal["low", "moderate", "high"]
+HURT = 0.01
+"""A source hurts when it lowers target accuracy by more than this: one point."""
+MODERATE, HIGH = 0.2, 0.5
+"""Levels: below MODERATE low, from HIGH on high."""
+DOUBT = 0.15
+"""Without target labels, the share of belief kept for a label-function shift that no text can show."""
+CALIBRATION = Path(__file__).with_name("calibration.json")
+Z80 = 1.2816
+"""Normal quantile of an 80 % interval."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a forecast rests on.
+
+    Attributes:
+        study: name and short description of the study behind the calibration.
+        pairs: source-target pairs in it.
+        auroc: of the probability for "hurts by more than a point" on targets held out of the fit, at the nearest
+            amount of labels; None where it could not be measured.
+        labels: the amounts of target labels studied that this forecast lies between.
+        outside: what about this input lies outside of what was studied; empty when nothing does.
+    """
+
+    study: str
+    pairs: int
+    auroc: float | None
+    labels: tuple[int, ...]
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Risk:
+    """A forecast of negative transfer. Accuracies and gains are fractions; intervals hold 80 %.
+
+    Attributes:
+        probability: that the source lowers target accuracy by more than one point, against training on the target
+            labels alone. Without target labels: against training on about 100 of them.
+        predicted_gain: accuracy with the source less accuracy without it.
+        predicted_target_accuracy: of the model trained on source and target labels; without target labels, of the
+            model trained on the source alone.
+        level: low, moderate or high (see ``MODERATE`` and ``HIGH``).
+        reasons: what speaks for and against, with figures.
+        advice: what to do.
+        caveats: what cannot be known from this input.
+        evidence: what the forecast rests on.
+    """
+
+    probability: float
+    predicted_gain: Figure
+    predicted_target_accuracy: Figure
+    level: Level
+    reasons: tuple[str, ...]
+    advice: str
+    caveats: tuple[str, ...]
+    evidence: Evidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def assess(
+    probe: ProbeResult,
+    statistics: Mapping[str, float] | None = None,
+    *,
+    strategy: Literal["frozen", "full", "lora"] = "frozen",
+    n_target_labels: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+) -> Risk:
+    """Forecast what the source does to the target.
+
+    Args:
+        probe: from ``run_probe``.
+        statistics: further shift statistics by name, such as ``mmd``; used where the calibration knows them.
+        strategy: how the model will be trained.
+        n_target_labels: labels that training will have; default: those that the probe had.
+        calibration: in place of the package's ``calibration.json``.
+
+    Raises:
+        DataError: an unknown strategy, or a calibration without any.
+    """
+    table = calibration or load_calibration()
+    if strategy not in ("frozen", "full", "lora"):
+        raise DataError(f"unknown strategy {strategy!r}", fix=did_you_mean(strategy, ["frozen", "full", "lora"]))
+    known, borrowed = _strategy(table, strategy)
+    count = probe.n_labels if n_target_labels is None else n_target_labels
+    count = count if probe.n_labels else 0
+    values = features(probe, statistics)
+    mix = _neighbours(known["levels"], count)
+    outside = _outside(known, mix, probe, values, count, strategy if borrowed else None)
+    if probe.n_classes in known["classes"]:
+        forecast = _mixed([(_forecast(entry, values), share) for entry, share in mix])
+    else:
+        forecast = _probe_alone(probe, known)
+    if outside:
+        forecast = _widened(forecast, 1.5)
+    if not probe.n_labels:
+        forecast["probability"] = (1 - DOUBT) * forecast["probability"] + DOUBT / 2
+    probability = float(np.clip(forecast["probability"], 0.01, 0.99))
+    level: Level = "low" if probability < MODERATE else "moderate" if probability < HIGH else "high"
+    gain, accuracy = Figure(*forecast["gain"]), Figure(*(float(np.clip(v, 0, 1)) for v in forecast["accuracy"]))
+    nearest = max(mix, key=lambda item: item[1])[0]
+    return Risk(
+        probability=probability,
+        predicted_gain=gain,
+        predicted_target_accuracy=accuracy,
+        level=level,
+        reasons=_reasons(probe, gain),
+        advice=_advice(probe, level, gain),
+        caveats=_caveats(probe, outside),
+        evidence=Evidence(
+            study=known["study"]["name"],
+            pairs=int(known["study"]["pairs"]),
+            auroc=nearest["figures"].get("auroc"),
+            labels=tuple(int(entry["labels"]) for entry, _ in mix),
+            outside=outside,
+        ),
+    )
+
+
+@lru_cache(maxsize=1)
+def load_calibration() -> Mapping[str, Any]:
+    """The package's calibration."""
+    table: Mapping[str, Any] = json.loads(CALIBRATION.read_text(encoding="utf-8"))
+    return table
+
+
+def flatten(probe: ProbeResult) -> dict[str, float]:
+    """All numbers of a probe by dotted name, such as ``labelled.gain.estimate``; NaN and None are left out."""
+    out: dict[str, float] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if hasattr(value, "__dataclass_fields__"):
+            for item in fields(value):
+                visit(f"{prefix}.{item.name}" if prefix else item.name, getattr(value, item.name))
+        elif isinstance(value, (int, float)) and math.isfinite(value):
+            out[prefix] = float(value)
+
+    visit("", probe)
+    return out
+
+
+def features(probe: ProbeResult | Mapping[str, float], statistics: Mapping[str, float] | None = None) -> dict[str, float]:
+    """What the forecast looks at, by name; a figure that is unknown is left out.
+
+    Args:
+        probe: from ``run_probe``, or its ``flatten``.
+        statistics: further figures, taken over by their name.
+    """
+    flat = flatten(probe) if isinstance(probe, ProbeResult) else probe
+    out = dict(statistics or {})
+
+    def put(name: str, plus: str, minus: str | None = None) -> None:
+        if plus in flat and (minus is None or minus in flat):
+            out[name] = flat[plus] - (flat[minus] if minus else 0.0)
+
+    free, labelled, agreement = "label_free.", "labelled.", "labelled.agreement."
+    for name in ("source_accuracy", "doc_estimate", "atc_estimate", "prior_shift", "domain_accuracy", "mean_distance"):
+        put(name, free + name)
+    out["log_score_spread"] = math.log(max(flat[free + "score_spread"], 1e-3))
+    out["log_effective_share"] = math.log(max(flat[free + "effective_share"], 1e-3))
+    out["log_n_source"] = math.log(flat["n_source"])
+    put("gain", labelled + "gain.estimate")
+    put("gain_weighted", labelled + "gain_weighted.estimate")
+    put("gain_half", labelled + "combined_half", labelled + "target_half")
+    put("gain_smooth", labelled + "smooth_combined", labelled + "smooth_target_only")
+    put("gain_loss", labelled + "loss_target_only", labelled + "loss_combined")
+    put("zero_shot_less_target", labelled + "zero_shot.estimate", labelled + "target_only.estimate")
+    put("zero_shot_loss_gain", labelled + "loss_target_only", labelled + "loss_zero_shot")
+    for name in ("evidence", "target_half", "smooth_zero_shot", "smooth_target_only", "smooth_combined"):
+        put(name, labelled + name)
+    for name in ("loss_zero_shot", "loss_target_only", "loss_combined"):
+        put(name, labelled + name)
+    for name in ("zero_shot", "target_only", "combined", "weighted"):
+        put(name, f"{labelled}{name}.estimate")
+    for name in ("source_target", "source_combined", "target_combined", "halves"):
+        put("agree_" + name, agreement + name)
+    for name in ("source_correlation", "halves_correlation", "label_function"):
+        put(name, agreement + name)
+    return out
+
+
+def linear(model: Mapping[str, Any], values: Mapping[str, float]) -> float:
+    """Intercept plus coefficients times standardised figures, each held within 4 standard deviations."""
+    total = float(model["intercept"])
+    for name, (mean, scale, coefficient) in model["terms"].items():
+        if name in values:
+            total += coefficient * float(np.clip((values[name] - mean) / scale, -4, 4))
+    return total
+
+
+def _forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
+    gain, accuracy = linear(entry["gain"], values), linear(entry["accuracy"], values)
+    hurt = entry["hurt"]
+    argument = hurt["intercept"] + hurt["slope"] * (-HURT - gain) / entry["gain"]["error"]
+    return {
+        "probability": 1 / (1 + math.exp(-float(np.clip(argument, -30, 30)))),
+        "gain": (gain, gain + entry["gain"]["low"], gain + entry["gain"]["high"]),
+        "accuracy": (accuracy, accuracy + entry["accuracy"]["low"], accuracy + entry["accuracy"]["high"]),
+    }
+
+
+def _probe_alone(probe: ProbeResult, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The probe's own figures with wide intervals, where the calibration does not reach."""
+    first = known["levels"][0]
+    if probe.labelled is None or probe.labelled.gain is None:
+        doc = probe.label_free.doc_estimate
+        base = float(first["figures"]["hurt_share"])
+        return {"probability": base, "gain": (0.0, -0.1, 0.1), "accuracy": (doc, doc - 0.15, doc + 0.1)}
+    gain, combined = probe.labelled.gain, probe.labelled.combined
+    error = math.hypot((gain.high - gain.low) / (2 * Z80), 0.01)
+    probability = 0.5 * math.erfc((gain.estimate + HURT) / error / math.sqrt(2))
+    return {
+        "probability": probability,
+        "gain": (gain.estimate, gain.estimate - Z80 * error, gain.estimate + Z80 * error),
+        "accuracy": (combined.estimate, combined.low, combined.high),
+    }
+
+
+def _mixed(parts: Sequence[tuple[dict[str, Any], float]]) -> dict[str, Any]:
+    """Forecasts of neighbouring amounts of labels, weighted by their nearness."""
+    return {
+        "probability": sum(part["probability"] * share for part, share in parts),
+        **{
+            name: tuple(sum(part[name][i] * share for part, share in parts) for i in range(3))
+            for name in ("gain", "accuracy")
+        },
+    }
+
+
+def _widened(forecast: dict[str, Any], factor: float) -> dict[str, Any]:
+    out = dict(forecast)
+    for name in ("gain", "accuracy"):
+        centre, low, high = forecast[name]
+        out[name] = (centre, centre + factor * (low - centre), centre + factor * (high - centre))
+    return out
+
+
+def _strategy(table: Mapping[str, Any], strategy: str) -> tuple[Mapping[str, Any], bool]:
+    """The calibration of a strategy, and whether it had to be borrowed from another."""
+    strategies = table.get("strategies", {})
+    if strategy in strategies:
+        return strategies[strategy], False
+    if "frozen" not in strategies:
+        raise DataError("the calibration has no strategies", expected="strategies.frozen", fix="calibrate again")
+    return strategies["frozen"], True
+
+
+def _neighbours(levels: Sequence[Mapping[str, Any]], count: int) -> list[tuple[Mapping[str, Any], float]]:
+    """The studied amounts of labels on both sides of ``count`` and their shares, linear in log labels."""
+    if count == 0:
+        return [(next(entry for entry in levels if entry["labels"] == 0), 1.0)]
+    known = sorted((entry for entry in levels if entry["labels"] > 0), key=lambda entry: entry["labels"])
+    below = [entry for entry in known if entry["labels"] <= count]
+    above = [entry for entry in known if entry["labels"] > count]
+    if not below or not above:
+        return [(below[-1] if below else above[0], 1.0)]
+    low, high = below[-1], above[0]
+    share = math.log(count / low["labels"]) / math.log(high["labels"] / low["labels"])
+    return [(low, 1 - share), (high, share)] if share else [(low, 1.0)]
+
+
+def _outside(
+    known: Mapping[str, Any],
+    mix: Sequence[tuple[Mapping[str, Any], float]],
+    probe: ProbeResult,
+    values: Mapping[str, float],
+    count: int,
+    borrowed_for: str | None,
+) -> tuple[str, ...]:
+    out = []
+    if borrowed_for:
+        out.append(f"strategy {borrowed_for} was not studied: the forecast is the one for a frozen encoder")
+    if probe.n_classes not in known["classes"]:
+        studied = ", ".join(str(item) for item in known["classes"])
+        out.append(f"{probe.n_classes} classes (studied: {studied}): the forecast rests on the probe alone")
+    amounts = [entry["labels"] for entry in known["levels"] if entry["labels"]]
+    if count and not min(amounts) <= count <= max(amounts):
+        out.append(f"{count} target labels (studied: {min(amounts)} to {max(amounts)})")
+    ranges = mix[0][0]["range"]
+    for name, (low, high) in ranges.items():
+        if name in values and not low <= values[name] <= high:
+            out.append(f"{name.replace('_', ' ')} {values[name]:.3g} (studied: {low:.3g} to {high:.3g})")
+    return tuple(out)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f} points"
+
+
+def _reasons(probe: ProbeResult, gain: Figure) -> tuple[str, ...]:
+    free, labelled, out = probe.label_free, probe.labelled, []
+    out.append(f"predicted gain {_points(gain.estimate)} (80 %: {_points(gain.low)} to {_points(gain.high)})")
+    if labelled is not None:
+        n = probe.n_labels
+        text = f"on {n} target labels the source alone is right in {_percent(labelled.zero_shot.estimate)}"
+        if labelled.target_only is not None and labelled.gain is not None:
+            text += (
+                f", the target labels alone in {_percent(labelled.target_only.estimate)}, both together in "
+                f"{_percent(labelled.combined.estimate)} ({_points(labelled.gain.estimate)}, 80 %: "
+                f"{_points(labelled.gain.low)} to {_points(labelled.gain.high)})"
+            )
+        out.append(text)
+        match = labelled.agreement.label_function
+        if math.isfinite(match):
+            word = "contradicts" if match < 0 else "hardly agrees with" if match < 0.3 else "agrees with"
+            out.append(f"the source's way to label {word} the target's (correlation {match:.2f}, noise corrected)")
+    else:
+        out.append(
+            f"without labels, the source probe is expected to be right in {_percent(free.doc_estimate)} of the target "
+            f"(difference of confidences); in its own domain it is in {_percent(free.source_accuracy)}"
+        )
+    if free.source_accuracy < 0.65 and probe.n_classes == 2:
+        out.append(f"the source hardly teaches itself: {_percent(free.source_accuracy)} in its own domain")
+    if free.prior_shift > 0.2:
+        out.append(f"predicted class shares on the target differ by {_percent(free.prior_shift)} from the source's")
+    out.append(f"a linear classifier tells the domains apart in {_percent(free.domain_accuracy)} of the cases")
+    return tuple(out)
+
+
+def _advice(probe: ProbeResult, level: Level, gain: Figure) -> str:
+    labelled = probe.labelled
+    if labelled is None:
+        if level == "high":
+            return "pick another source, or collect 100 target labels and ask again"
+        return "use it only after a check: collect 100 target labels and ask again"
+    more = 50 if probe.n_labels < 50 else 100 if probe.n_labels < 100 else 300
+    if level == "high":
+        if probe.n_labels < 50:
+            return f"pick another source, or collect {more} labels and fine-tune on the target only"
+        return "fine-tune on the target only, or pick another source"
+    if level == "moderate":
+        if probe.n_labels < 300:
+            return f"collect {more} labels and ask again; until then compare with training on the target only"
+        return "train both with and without it and compare on held-out target labels"
+    weighted = labelled.gain_weighted
+    if weighted is not None and labelled.gain is not None and weighted.estimate > labelled.gain.estimate + 0.015:
+        return "use it weighted by density ratio"
+    if gain.estimate < 0.003 and probe.n_labels >= 300:
+        return "use it or leave it: the target labels alone do as well"
+    return "use it"
+
+
+def _caveats(probe: ProbeResult, outside: Sequence[str]) -> tuple[str, ...]:
+    out = list(probe.notes)
+    if not probe.n_labels:
+        out.append(
+            "The probability is drawn towards one half, because a shift in what the labels mean stays possible; gain "
+            "and probability compare with training on about 100 target labels."
+        )
+    if outside:
+        out.append("Outside of what was studied: " + "; ".join(outside) + ". Take the figures as a rough guide.")
+    return tuple(out)
