@@ -1,7 +1,8 @@
 """The data sets, pairs and embeddings that the risk studies share.
 
-Twenty binary sentiment data sets. ``$NLP_TRANSFER_DATA`` names the folder; embeddings are made by the package's
-own ``Embedder`` and kept in its cache, so the first run pays for the encoder and later ones do not.
+Twenty binary sentiment data sets. ``$NLP_TRANSFER_DATA`` names the folder; embeddings are made by the
+package's own ``Embedder`` and kept in its cache, so the first run pays for the encoder and later ones do
+not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ POOL_SHARE = 0.4
 DRAWS = 5
 SOURCE_ROWS = 1500
 FILM = ("uci_imdb", "sst2", "fdu_imdb")
-FDU = ("apparel", "baby", "books", "dvd", "electronics", "imdb", "kitchen_housewares", "music", "sports_outdoors")
+FDU = (
+    "apparel",
+    "baby",
+    "books",
+    "dvd",
+    "electronics",
+    "imdb",
+    "kitchen_housewares",
+    "music",
+    "sports_outdoors",
+)
 FDU = (*FDU, "toys_games")
 
 
@@ -38,7 +49,7 @@ def files() -> dict[str, tuple[list[str], int]]:
 
 
 def group(name: str) -> str:
-    """Data sets that are not independent share a group: film reviews, and the same shelf in two collections."""
+    """Data sets that are not independent share a group: films, and the same shelf in two collections."""
     if name in FILM:
         return "film"
     collection, _, shelf = name.partition("_")
@@ -57,7 +68,9 @@ def root() -> Path:
     """The folder of the data sets."""
     folder = os.environ.get("NLP_TRANSFER_DATA")
     if not folder:
-        raise SystemExit("set NLP_TRANSFER_DATA to the folder of the data sets (data/INDEX.md says what is in it)")
+        raise SystemExit(
+            "set NLP_TRANSFER_DATA to the folder of the data sets (data/INDEX.md says what is in it)"
+        )
     return Path(folder)
 
 
@@ -89,7 +102,7 @@ def embedder():
 
 @dataclass
 class DataSet:
-    """One data set: embeddings (n, d), labels (n,); the first 40 % of the rows are the pool, the rest the test."""
+    """One data set: embeddings (n, d), labels (n,); the first 40 % of rows are the pool, the rest test."""
 
     name: str
     x: np.ndarray
@@ -101,7 +114,7 @@ class DataSet:
         return int(POOL_SHARE * len(self.x))
 
     def draw(self, number: int) -> np.ndarray:
-        """A random order of the pool; the first n rows are the labels of this draw, so larger n contain smaller."""
+        """A random order of the pool: its first n rows are the labels, so larger n contain smaller."""
         return np.random.default_rng((7, number)).permutation(self.pool)
 
 

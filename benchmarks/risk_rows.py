@@ -1,9 +1,9 @@
 """Collect the rows of the risk study: for each pair, amount of labels and draw, the probe and the outcome.
 
-The outcome is what a user would get with a frozen encoder: logistic regression on the embeddings (unit length,
-inverse penalty 10 throughout), trained on the drawn target labels alone or together with up to 1,500 source
-rows, scored on the target's test rows. The probe sees the draw's labels, the texts of the target's pool and the
-source, never a test row.
+The outcome is what a user would get with a frozen encoder: logistic regression on the embeddings (unit
+length, inverse penalty 10 throughout), trained on the drawn target labels alone or together with up to
+1,500 source rows, scored on the target's test rows. The probe sees the draw's labels, the texts of the
+target's pool and the source, never a test row.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def data(names: tuple[str, ...]) -> dict[str, risk_data.DataSet]:
 def fit(x: np.ndarray, y: np.ndarray, start: LogisticRegression | None = None) -> LogisticRegression:
     model = LogisticRegression(C=C, max_iter=500, warm_start=True)
     if start is not None:
-        model.coef_, model.intercept_, model.classes_ = start.coef_.copy(), start.intercept_.copy(), start.classes_
+        model.coef_, model.intercept_, model.classes_ = (
+            start.coef_.copy(),
+            start.intercept_.copy(),
+            start.classes_,
+        )
     return model.fit(x, y)
 
 
@@ -60,7 +64,7 @@ def pair_rows(
     common: dict[str, Any],
     whole_pool: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row without labels, and one for each draw and amount of labels; the whole pool in the first draw only."""
+    """One row without labels, one for each draw and amount of labels; the whole pool in the first draw."""
     x, y = source
     test = slice(target.pool, None)
     base = fit(x, y)
@@ -77,14 +81,16 @@ def pair_rows(
                 continue
             alone = fit(target.x[rows], target.y[rows])
             both = fit(np.vstack([x, target.x[rows]]), np.concatenate([y, target.y[rows]]), base)
-            out.append({
-                **common,
-                "level": level,
-                "draw": draw,
-                "alone": alone.score(target.x[test], target.y[test]),
-                "both": both.score(target.x[test], target.y[test]),
-                "probe": flatten(pair.probe(target.x[rows], target.y[rows])),
-            })
+            out.append(
+                {
+                    **common,
+                    "level": level,
+                    "draw": draw,
+                    "alone": alone.score(target.x[test], target.y[test]),
+                    "both": both.score(target.x[test], target.y[test]),
+                    "probe": flatten(pair.probe(target.x[rows], target.y[rows])),
+                }
+            )
     return out
 
 
@@ -126,4 +132,3 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         with path.open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
-

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from nlp_transfer.errors import did_you_mean
+from nlp_transfer.errors import MissingExtraError, did_you_mean
 
 MANAGED = {
     "output_dir": "set output_dir at the top of the recipe",
@@ -32,6 +32,17 @@ MANAGED = {
 }
 """Fields that have another home, and where it is."""
 
+_AT_LEAST = {
+    1: ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    0: (
+        *("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "seed", "data_seed"),
+        *("dataloader_num_workers", "save_total_limit", "eval_accumulation_steps", "adam_epsilon"),
+    ),
+}
+_ABOVE_ZERO = ("num_train_epochs", "eval_steps", "save_steps", "logging_steps")
+_BELOW_ONE = ("adam_beta1", "adam_beta2")
+"""Bounds that ``TrainingArguments`` itself does not check before the training."""
+
 _PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 
 
@@ -39,7 +50,8 @@ _PLAIN = {"int": int, "float": float, "bool": bool, "str": str}
 def training_fields() -> dict[str, str]:
     """{field name: annotation} of the installed ``TrainingArguments``."""
     spec = importlib.util.find_spec("transformers")
-    assert spec is not None and spec.origin is not None, "transformers is a dependency"
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("transformers", "dev", "a recipe")
     tree = ast.parse(Path(spec.origin).with_name("training_args.py").read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
@@ -66,6 +78,7 @@ def _check(values: Any) -> dict[str, Any]:
         else:
             try:
                 checked[name] = _convert(value, fields[name])
+                _check_bounds(name, checked[name])
             except ValueError as error:
                 problems[name] = str(error)
     if problems:
@@ -91,7 +104,21 @@ def _convert(value: Any, annotation: str) -> Any:
         fits = type(value) in plain
     if not fits:
         raise ValueError(f"expected {annotation}, found {value!r}")
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) and int not in plain else value
+    return (
+        float(value) if isinstance(value, int) and not isinstance(value, bool) and int not in plain else value
+    )
+
+
+def _check_bounds(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    low = next((low for low, names in _AT_LEAST.items() if name in names), None)
+    if low is not None and not value >= low:
+        raise ValueError(f"expected {low} or more, found {value}")
+    if name in _ABOVE_ZERO and not value > 0:
+        raise ValueError(f"expected more than 0, found {value}")
+    if name in _BELOW_ONE and not 0 <= value < 1:
+        raise ValueError(f"expected a number from 0 to less than 1, found {value}")
 
 
 def _json_schema() -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,6 +23,9 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that come with the package, and their schema.")
 app.add_typer(recipes_app, name="recipes")
+
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
+"""click's UsageError; typer brings its own click from 0.16 on, so it is named by what typer exports."""
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
 Overrides = Annotated[
@@ -181,29 +186,47 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command; exit with 0 done, 1 our bug, 2 bad input, 3 threshold reached, 130 interrupted."""
-    sys.exit(run_command(lambda: app(arguments, standalone_mode=False)))
+    sys.exit(run_command(lambda: app(arguments, prog_name="nlp-transfer", standalone_mode=False)))
 
 
-def run_command(command: Any) -> int:
+def run_command(command: Callable[[], Any]) -> int:
     """Call a command and turn what it raises into an exit code; bad input becomes one message."""
-    import click
-
     try:
         outcome = command()
     except NlpTransferError as error:
         _fail(str(error))
         return error.exit_code
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
+    except _UsageError as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted")
         return 130
-    except BrokenPipeError:
-        return 0
+    except SystemExit as stop:  # Rich and typer leave so when the reader of a pipe has seen enough
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 0
+        raise
+    except Exception:
+        traceback.print_exc()
+        _fail("this is a bug in nlp_transfer: please report it with the lines above")
+        return 1
+    if outcome == 130:  # typer has caught the KeyboardInterrupt
+        _fail("interrupted")
     return outcome if isinstance(outcome, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """Say what is wrong with the command line; without any argument, show the help."""
+    command = error.ctx.command_path if error.ctx else "nlp-transfer"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+    else:
+        lines = [error.format_message().replace("Input should be", "expected").rstrip(".")]
+        if isinstance(error.__cause__, ValueError) and hasattr(error.__cause__, "errors"):
+            lines.append(f"  found:    {error.__cause__.errors()[0]['input']}")
+        _fail("\n".join([*lines, f"  fix:      see {command} --help"]))
+    return 2
 
 
 def _fail(message: str) -> None:

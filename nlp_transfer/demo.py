@@ -19,7 +19,7 @@ def run_demo(output: Path) -> list[RunResult]:
     from rich import box
     from rich.table import Table
 
-    results = []
+    results: list[RunResult] = []
     for name in ("full", "frozen", "lora"):
         recipe = Recipe.load(f"sentiment/{name}", [f"output_dir={output / name}"])
         if results:
@@ -29,7 +29,9 @@ def run_demo(output: Path) -> list[RunResult]:
         if result.shift is not None:
             print_shift(result.shift)
         results.append(result)
-    table = Table(box=box.SIMPLE_HEAD, title="laptop reviews, 100 test texts (built-in sample)", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD, title="laptop reviews, 100 test texts (built-in sample)", title_justify="left"
+    )
     for column in ("strategy", "accuracy [95 % interval]", "training seconds", "trainable parameters"):
         table.add_column(column, justify="left" if column == "strategy" else "right")
     for result in results:

@@ -91,10 +91,10 @@ def _devices() -> list[Finding]:
 
 
 def _hub() -> Finding:
-    if any(os.environ.get(name, "").upper() in ("1", "TRUE", "YES", "ON") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
-        return Finding("hub", "info", "offline mode is on", "unset HF_HUB_OFFLINE to download models")
-    from nlp_transfer.models.load import hub_reachable
+    from nlp_transfer.models.source import hub_reachable, is_offline
 
+    if is_offline():
+        return Finding("hub", "info", "offline mode is on", "unset HF_HUB_OFFLINE to download models")
     if hub_reachable():
         return Finding("hub", "ok", "reachable")
     return Finding("hub", "info", "cannot be reached", "models must be folders, cached, or the embedded encoder")
@@ -102,7 +102,7 @@ def _hub() -> Finding:
 
 def _encoder() -> Finding:
     from nlp_transfer.errors import NlpTransferError
-    from nlp_transfer.models.load import embedded_encoder
+    from nlp_transfer.models.source import embedded_encoder
 
     try:
         embedded_encoder()
@@ -112,10 +112,13 @@ def _encoder() -> Finding:
 
 
 def _folders() -> list[Finding]:
-    from nlp_transfer.models.embed import default_cache_dir
+    import datasets
+
+    from nlp_transfer.models.cache import cache_root
 
     found = []
-    for name, folder in (("embedding cache", default_cache_dir()), ("working folder", Path.cwd())):
+    data = Path(datasets.config.HF_DATASETS_CACHE)
+    for name, folder in (("embedding cache", cache_root()), ("data cache", data), ("working folder", Path.cwd())):
         parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         try:
             with tempfile.TemporaryFile(dir=parent):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import calm
 from nlp_transfer.data.columns import find_text_column
 from nlp_transfer.data.domains import load_domain
-from nlp_transfer.data.options import DomainOptions
+from nlp_transfer.data.options import place_options
 from nlp_transfer.data.rows import iter_rows
 from nlp_transfer.data.writer import RowWriter
-from nlp_transfer.errors import DataError, ModelError, OutputError
+from nlp_transfer.errors import DataError, ModelError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,14 +66,21 @@ def load_model(run: str | Path) -> TextModel:
 
     folder = Path(run)
     if not folder.is_dir():
+        found = "a file" if folder.exists() else did_you_mean(folder.name, _siblings(folder))
         raise ModelError(
-            f"{folder} is not a folder", expected="a run folder, or its model/", fix="give a run's output_dir"
+            f"{folder} is not a folder",
+            expected="a run folder, or its model/",
+            found=found,
+            fix="give a run's output_dir",
         )
     if (folder / "model").is_dir():
         folder = folder / "model"
-    elif (folder / "checkpoints").is_dir():
+    elif (folder / "recipe.yaml").is_file() and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{run} holds an unfinished run", expected="model/", found="checkpoints/ only", fix="finish it with --resume"
+            f"{run} holds an unfinished run",
+            expected="model/, which a run writes when its training is done",
+            found=", ".join(sorted(path.name for path in folder.iterdir())),
+            fix=f"finish it with: nlp-transfer train {folder / 'recipe.yaml'} --resume",
         )
     options = ModelOptions(name=str(folder), dtype="auto")
     where = locate(options)
@@ -96,7 +103,8 @@ def predict_file(
     """Add a prediction to every row of a file; streams, keeps order and columns.
 
     The new columns are ``label``, ``score`` and one ``probability_CLASS`` each, or ``rating``; where the file
-    has such a column already, the new one is called ``predicted_label`` and so on.
+    has such a column already, the new one is called ``predicted_label`` and so on. A row that lacks a column
+    (JSON Lines) gets it as null; a missing or null text counts as an empty one.
 
     Returns:
         rows written, and seconds.
@@ -110,19 +118,20 @@ def predict_file(
     if not batch_rows > 0:
         raise DataError("batch_rows must be positive", found=str(batch_rows))
     count = 0
-    with RowWriter(output, overwrite=overwrite) as writer:
-        rows = iter_rows(source)
-        model = load_model(run)
-        names: dict[str, str] = {}
-        for chunk in _chunks(rows, batch_rows):
-            column = find_text_column(list(chunk[0]), text_column)
-            texts = [_text(row, column, count + number) for number, row in enumerate(chunk, 1)]
-            predictions = [_flat(prediction) for prediction in model.predict(texts)]
-            names = names or {
-                key: f"predicted_{key}" if key in chunk[0] else key for key in predictions[0]
-            }
+    writer = RowWriter(output, overwrite=overwrite)
+    chunks = _chunks(iter_rows(source), batch_rows)
+    first = next(chunks)
+    columns = list(dict.fromkeys(key for row in first for key in row))
+    column = find_text_column(columns, text_column, where=str(source))
+    model = load_model(run)
+    with writer:
+        for chunk in chain([first], chunks):
+            _check_rows(source, chunk, columns, column, count)
+            predictions = [_flat(prediction) for prediction in model.predict([row.get(column) or "" for row in chunk])]
+            names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
-                writer.write({**row, **{names[key]: value for key, value in prediction.items()}})
+                new = {names[key]: value for key, value in prediction.items()}
+                writer.write({**{key: row.get(key) for key in columns}, **new})
             count += len(chunk)
     return count, time.perf_counter() - started
 
@@ -144,16 +153,16 @@ def evaluate_file(
         ModelError: no model in ``run``.
         OutputError: ``output`` exists.
     """
-    from nlp_transfer.training.artifacts import write_json
+    from nlp_transfer.training.artifacts import check_output_file, write_json
     from nlp_transfer.training.run import score
 
-    if output is not None and output.exists() and not overwrite:
-        raise OutputError(f"{output} exists", fix="choose another --output, or pass --overwrite")
+    if output is not None:
+        check_output_file(output, overwrite=overwrite)
+    options = place_options(str(data), split="test", text_column=text_column, label_column=label_column)
     loaded = load_model(run)
-    options = DomainOptions(test=str(data), text_column=text_column, label_column=label_column)
     domain = load_domain(options, role="target", objective=loaded.task.objective, seed=42)
     assert domain.test is not None
-    report = score(loaded.task, loaded.model, loaded.tokenizer, domain.test, None)
+    report = score(loaded.task, loaded.model, loaded.tokenizer, domain.test, None, name=str(data))
     if output is not None:
         write_json(output, {"model": str(run), "data": str(data), "fingerprint": domain.fingerprints["test"], **report})
     return report
@@ -164,18 +173,35 @@ def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield chunk
 
 
-def _text(row: dict[str, Any], column: str, number: int) -> str:
-    value = row.get(column)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(
-            f"row {number}, column {column!r} is not a text",
-            expected="a string",
-            found=f"{type(value).__name__} {value!r}",
-            fix="choose the column of texts with --text-column",
-        )
-    return value
+def _check_rows(source: Path, rows: list[dict[str, Any]], columns: list[str], column: str, before: int) -> None:
+    """Refuse a text that is none, and a column that the first rows did not have."""
+    known = set(columns)
+    for number, row in enumerate(rows, before + 1):
+        value = row.get(column)
+        if not isinstance(value, str | None):
+            raise DataError(
+                f"{source}: row {number}, column {column!r} is not a text",
+                expected="a string",
+                found=f"{type(value).__name__} {value!r}",
+                fix="choose the column of texts with --text-column",
+            )
+        if not row.keys() <= known:
+            raise DataError(
+                f"{source}: row {number} has other columns than the rows before",
+                expected=", ".join(columns),
+                found=", ".join(sorted(row.keys() - known)),
+                fix="write all columns in the first row, or raise --batch-rows beyond this row",
+            )
+
+
+def _free_name(key: str, columns: list[str]) -> str:
+    while key in columns:
+        key = f"predicted_{key}"
+    return key
+
+
+def _siblings(folder: Path) -> list[str]:
+    return [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
 
 
 def _flat(prediction: dict[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import operator
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -16,10 +18,16 @@ from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
 from nlp_transfer.recipe_yaml import RecipeYaml, parse_value, read_yaml
-from nlp_transfer.strategies import FrozenOptions, FullOptions, LoraOptions
+from nlp_transfer.strategies import STRATEGIES, FrozenOptions, FullOptions, LoraOptions
 from nlp_transfer.tasks.sentiment import SentimentOptions
 
-StrategyChoice = Annotated[FullOptions | FrozenOptions | LoraOptions, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    StrategyChoice = FullOptions | FrozenOptions | LoraOptions
+else:
+    StrategyChoice = Annotated[
+        functools.reduce(operator.or_, (options for _, options in STRATEGIES.values())),
+        Field(discriminator="kind"),
+    ]
 
 
 class SourceOptions(DomainOptions):
@@ -86,8 +94,12 @@ class Recipe(Options):
             raise ValueError("nothing to train on: give target.train, target.dataset or a source")
         if self.early_stopping and self.training.get("eval_strategy") == "no":
             raise ValueError("early_stopping needs evaluations: leave out training.eval_strategy=no")
+        if self.training.get("bf16") and self.training.get("fp16"):
+            raise ValueError("training.bf16 and training.fp16 are both true: leave out one of them")
         if self.strategy.kind == "frozen" and self.model.pooling == "stock":
-            raise ValueError("strategy frozen pools embeddings itself: model.pooling must be auto, mean, cls or last")
+            raise ValueError(
+                "strategy frozen pools embeddings itself: model.pooling must be auto, mean, cls or last"
+            )
         if self.strategy.kind == "frozen" and self.training.get("resume_from_checkpoint"):
             raise ValueError("strategy frozen has no checkpoints: its embeddings are cached; run it again")
         return self
@@ -181,7 +193,9 @@ def find_recipe(path: str | Path) -> Path:
     raise RecipeError(str(path), [Problem("recipe", None, message)])
 
 
-def _apply_overrides(values: dict[str, Any], overrides: Iterable[str], problems: list[Problem]) -> dict[str, Any]:
+def _apply_overrides(
+    values: dict[str, Any], overrides: Iterable[str], problems: list[Problem]
+) -> dict[str, Any]:
     """Return the values with each ``key.path=value`` set; a bad override becomes a problem."""
     merged = _deep_copy(values)
     for text in overrides:
@@ -196,7 +210,13 @@ def _apply_overrides(values: dict[str, Any], overrides: Iterable[str], problems:
             problems.append(Problem(key, None, f"the value {raw!r} is not YAML: quote it"))
             continue
         if not _assign(merged, parts, value):
-            problems.append(Problem(key, None, "the override reaches into something that is not a mapping"))
+            problems.append(
+                Problem(
+                    key,
+                    None,
+                    "the override reaches into something that is not a mapping: give a key that is one",
+                )
+            )
     return merged
 
 
@@ -234,7 +254,9 @@ def _explain(detail: Any, values: dict[str, Any], lines: Mapping[tuple, int]) ->
     path, fields = _user_path(detail["loc"], values)
     if detail["type"] == "training_fields":
         found = detail["ctx"]["problems"]
-        return [Problem(f"training.{name}", lines.get(("training", name)), text) for name, text in found.items()]
+        return [
+            Problem(f"training.{name}", lines.get(("training", name)), text) for name, text in found.items()
+        ]
     key = ".".join(str(part) for part in path) or "recipe"
     line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
     kind, found = detail["type"], detail.get("input")
@@ -246,14 +268,21 @@ def _explain(detail: Any, values: dict[str, Any], lines: Mapping[tuple, int]) ->
         expected = str(detail["ctx"].get("expected_tags", "")).replace("'", "")
         tag = found.get("kind") if isinstance(found, dict) else found
         key += ".kind"
-        message = f"found {tag!r}; {did_you_mean(tag, expected.split(', '))}" if tag else f"required: one of {expected}"
+        expected = expected or ", ".join(_kinds(path[0]))
+        message = (
+            f"found {tag!r}; {did_you_mean(tag, expected.split(', '))}"
+            if tag
+            else f"required: one of {expected}"
+        )
     elif kind == "literal_error":
         expected = detail["ctx"]["expected"]
         message = f"found {found!r}, expected {expected}"
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
     else:
-        message = f"{detail['msg'][0].lower()}{detail['msg'][1:]}, found {found!r}"
+        wanted = detail["msg"].split(", unable to parse")[0].replace("Input should be", "expected")
+        wanted = re.sub("^expected (greater|less)", r"expected a number \1", wanted)
+        message = f"{wanted[0].lower()}{wanted[1:]}, found {found!r}"
     return [Problem(key, line, message)]
 
 
@@ -276,6 +305,15 @@ def _user_path(loc: tuple, values: Any) -> tuple[tuple, list[str]]:
     return tuple(path), names
 
 
+def _kinds(field: Any) -> list[str]:
+    """The values of ``kind`` that the options of a recipe's field may have."""
+    from typing import get_args
+
+    annotation = Recipe.model_fields[field].annotation if field in Recipe.model_fields else None
+    models = [model for arg in get_args(annotation) if (model := _nested_model(arg))]
+    return [str(model.model_fields["kind"].default) for model in models if "kind" in model.model_fields]
+
+
 def _nested_model(annotation: Any) -> type[Options] | None:
     from typing import get_args
 
@@ -286,6 +324,4 @@ def _nested_model(annotation: Any) -> type[Options] | None:
 
 
 def _model_of_kind(field: Any, kind: Any) -> type[Options] | None:
-    from nlp_transfer.strategies import STRATEGIES
-
     return STRATEGIES[kind][1] if field == "strategy" and kind in STRATEGIES else None

@@ -46,7 +46,7 @@ def parse_value(text: str) -> Any:
     Raises:
         yaml.YAMLError: not YAML.
     """
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_yaml(path: Path) -> RecipeYaml:
@@ -71,11 +71,16 @@ def read_yaml(path: Path) -> RecipeYaml:
         raise fail(f"not UTF-8 (byte {error.start}): save it as UTF-8") from None
     try:
         node = yaml.compose(text, Loader=_Loader)
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        values = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f" (column {mark.column + 1})" if mark else ""
-        raise fail(f"not valid YAML: {error.problem}{where}", mark.line + 1 if mark else None) from None
+        hint = (
+            ": indent with spaces"
+            if "'\\t'" in str(error.problem)
+            else ": check brackets, quotes and indentation"
+        )
+        raise fail(f"not valid YAML: {error.problem}{where}{hint}", mark.line + 1 if mark else None) from None
     except yaml.YAMLError as error:
         raise fail(f"not valid YAML: {error}") from None
     if not isinstance(values, dict):

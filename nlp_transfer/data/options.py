@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from nlp_transfer.data.labels import canonical
-from nlp_transfer.errors import did_you_mean
+from nlp_transfer.errors import DataError, did_you_mean
 from nlp_transfer.options import Options
 
 SPLITS = ("train", "validation", "test", "unlabeled")
@@ -151,6 +151,30 @@ class DomainOptions(Options):
         if all(value is None for value in self.label_map.values()):
             raise ValueError("label_map drops every row: every new name is null")
         return self
+
+
+def place_options(
+    place: str, *, split: str = "train", text_column: str | None = None, label_column: str | None = None
+) -> DomainOptions:
+    """Options that name one file (read as ``split``) or a built-in ``sample:NAME``; for the command line.
+
+    Raises:
+        DataError: the name of no kind of file, or an unknown sample.
+    """
+    columns = {"text_column": text_column, "label_column": label_column}
+    if place.startswith(SAMPLE_PREFIX):
+        name = place.removeprefix(SAMPLE_PREFIX)
+        if name not in available_samples():
+            fix = did_you_mean(name, available_samples())
+            raise DataError(f"there is no built-in sample {name!r}", expected="sample:NAME", fix=fix)
+        return DomainOptions(dataset=place, **columns)
+    if not _looks_like_path(place):
+        raise DataError(
+            f"{place!r} does not look like a file",
+            expected=f"a name that ends in one of {', '.join(SUFFIXES)} (or .gz), or sample:NAME",
+            fix=f"name a file, or a sample: {', '.join(SAMPLE_PREFIX + name for name in available_samples())}",
+        )
+    return DomainOptions.model_validate({split: place, **columns})
 
 
 def available_samples() -> list[str]:

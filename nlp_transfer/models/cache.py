@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 import uuid
 import zlib
 from collections.abc import Iterable
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 
 KEY_BYTES = 16
 KEY_TYPE = np.dtype(f"S{KEY_BYTES}")
-SMALL_SHARD = 10_000
-"""Rows: shards below this are merged when there are more than ``MAX_SMALL``."""
+SMALL_SHARD = 8 << 20
+"""Bytes: shards below this are merged when there are more than ``MAX_SMALL``."""
 MAX_SMALL = 64
+ABANDONED = 24 * 3600
+"""Seconds after which the temporary file of a writer that died is removed."""
 
 
 def cache_root() -> Path:
@@ -44,7 +47,7 @@ def text_keys(texts: Iterable[str]) -> NDArray[np.bytes_]:
     return np.frombuffer(b"".join(digests), dtype=KEY_TYPE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Shard:
     keys: NDArray[np.bytes_]
     features: NDArray[np.float32]
@@ -64,17 +67,11 @@ class EmbeddingStore:
     """
 
     def __init__(self, folder: Path | None, description: dict[str, Any] | None = None) -> None:
-        self.folder = folder
+        self.folder, self.description = folder, description
         self._shards: list[_Shard] = []
         self._seen: set[str] = set()
         self._keys = np.empty(0, dtype=KEY_TYPE)
         self._where = np.empty(0, dtype=np.int64)
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                _write_atomically(folder / "about.json", (json.dumps(description, indent=2) + "\n").encode())
-            except OSError as error:
-                self._give_up(error)
 
     def refresh(self) -> None:
         """Take in the shards that other processes have written; merge small ones when there are many."""
@@ -113,6 +110,7 @@ class EmbeddingStore:
         shard = _Shard(keys, np.ascontiguousarray(features, dtype=np.float32), None)
         if self.folder is not None:
             try:
+                self._prepare(self.folder)
                 path = _write(self.folder, shard)
                 self._seen.add(path.name)
                 shard = _open(path, None) or shard
@@ -120,6 +118,16 @@ class EmbeddingStore:
                 self._give_up(error)
         self._shards.append(shard)
         self._index()
+
+    def _prepare(self, folder: Path) -> None:
+        """Make the folder, say in it what it is, and clear what writers that died left behind."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "about.json").is_file():
+            _write_atomically(folder / "about.json", (json.dumps(self.description, indent=2) + "\n").encode())
+        for path in folder.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
     def _index(self) -> None:
         keys = np.concatenate([shard.keys for shard in self._shards])
@@ -133,7 +141,9 @@ class EmbeddingStore:
         return self.shape() if self._shards else None
 
     def _merge(self) -> None:
-        small = [shard for shard in self._shards if shard.path is not None and len(shard.keys) < SMALL_SHARD]
+        small = [
+            shard for shard in self._shards if shard.path is not None and shard.features.nbytes < SMALL_SHARD
+        ]
         if self.folder is None or len(small) <= MAX_SMALL:
             return
         keys, first = np.unique(np.concatenate([shard.keys for shard in small]), return_index=True)

@@ -137,9 +137,7 @@ def _stock(
 def _tell_head(source: ModelSource, old: Any, new: Mapping[int, str], *, kept: bool) -> None:
     """Say what becomes of a trained head whose labels are others than ours."""
     if not kept:
-        notice(
-            f"{source.name}: its head has {len(old)} outputs; a new one with {len(new)} starts at random values"
-        )
+        notice(f"{source.name}: its head has {len(old)} outputs; one with {len(new)} starts at random values")
     elif list(old.values()) != list(new.values()) and not str(old.get(0, "")).startswith("LABEL_"):
         notice(
             f"{source.name}: its head, trained for the labels {', '.join(old.values())}, "
@@ -271,8 +269,21 @@ def load_classifier(
         model, info = AutoModelForSequenceClassification.from_pretrained(
             folder.folder, **load.model_arguments(config, options)
         )
-    load.check_loaded(folder, info)
+    load.check_loaded(folder, info, body=f"{model.base_model_prefix}.")
+    _check_head(folder, info)
     return model
+
+
+def _check_head(source: ModelSource, info: dict[str, Any]) -> None:
+    """Refuse an encoder that nobody has trained to classify: its head would have random weights."""
+    absent = sorted(str(key) for key in info["missing_keys"] if "pooler" not in str(key).split("."))
+    if absent:
+        raise ModelError(
+            f"{source.name}: no classification head: this model was not trained to classify",
+            expected="the folder of a run, or a model with a head for text classification",
+            found=f"no weights for {', '.join(absent[:3])}",
+            fix="train it first: nlp-transfer train RECIPE",
+        )
 
 
 def _load_adapter(source: ModelSource, options: ModelOptions, merge: bool) -> Any:

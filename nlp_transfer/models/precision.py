@@ -28,9 +28,9 @@ def bf16_pays(device: str = "cpu") -> bool:
     """True where bfloat16 makes a transformer faster, not just possible.
 
     CUDA: wherever it is supported. CPU: with AMX only. AVX-512 BF16 alone was measured 1.4 to 1.8 times
-    slower than float32 (MiniLM-L6, 2 Sapphire Rapids cores without AMX, 1k to 16k tokens a batch, torch 2.13).
-    The answer follows from the processor and not from a timing, so that it, and the cache keys that depend on it,
-    are the same in every run.
+    slower than float32 (MiniLM-L6, two Xeon cores without AMX, 1k to 16k tokens a batch, torch 2.13). The
+    answer follows from the processor and not from a timing, so that it, and the cache keys that depend on
+    it, are the same in every run.
     """
     if device == "cpu":
         return _cpu_flags()("amx_bf16")

@@ -102,8 +102,13 @@ def embedded_folder() -> Path | None:
     return Path(spec.origin).parent / "model"
 
 
-def _embedded(revision: str | None) -> ModelSource:
-    """The embedded encoder, its weights verified (once in a process)."""
+def embedded_encoder(revision: str | None = None) -> ModelSource:
+    """The embedded encoder, its weights verified (once in a process).
+
+    Raises:
+        MissingExtraError: the extra ``offline`` is not installed.
+        ModelError: its weights are damaged, or another revision is wanted.
+    """
     folder = embedded_folder()
     if folder is None:
         raise MissingExtraError(
@@ -140,6 +145,11 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE or any(flag.upper() in ("1", "ON", "YES", "TRUE") for flag in flags)
 
 
+def hub_reachable() -> bool:
+    """Whether the hub answers within ``HUB_TIMEOUT``, by asking for the default encoder."""
+    return _ask_hub(DEFAULT_MODEL, None)[0] is not None
+
+
 def _from_hub(name: str, revision: str | None, code: bool) -> ModelSource:
     info, problem = (None, "offline mode") if is_offline() else _ask_hub(name, revision)
     if info is not None:
@@ -148,7 +158,7 @@ def _from_hub(name: str, revision: str | None, code: bool) -> ModelSource:
     if cached is not None:
         return cached
     if name in EMBEDDED_NAMES:
-        source = _embedded(revision)
+        source = embedded_encoder(revision)
         notice(str(source.note))
         return source
     raise ModelError(

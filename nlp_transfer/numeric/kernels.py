@@ -7,19 +7,39 @@ differentiable in both. Bandwidths are in the unit of the features: a distance, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from nlp_transfer.errors import NlpTransferError
-from nlp_transfer.numeric._checks import Array, as_floats, at_least, one_of, same_width, shaped
+from nlp_transfer.numeric._checks import Array, at_least, finite_rows, one_of, same_width, shaped
 
 DEFAULT_FACTORS = (0.25, 0.5, 1.0)
 """Multiples of the median distance: powers of two, so that one exponential serves all (see
 `bandwidth_grid`)."""
 
 KernelFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch reduced-precision matrix products (TF32, bfloat16) and autocast off, and restore them on the
+    way out.
+
+    A distance is a difference of products: with 10 bits of mantissa the kernel of two near rows would be
+    noise.
+    """
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
 
 
 def upcast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -182,15 +202,35 @@ def median_bandwidth(
     """
     one_of("kernel with a bandwidth", kernel, BANDWIDTH_KERNELS)
     at_least("max_rows", max_rows, 2)
-    rows = torch.from_numpy(sample_rows(x, y, max_rows, seed))
-    if len(rows) < 2:
+    return median_of_rows(sample_rows(x, y, max_rows, seed), kernel)
+
+
+def median_of_rows(sample: np.ndarray, kernel: str) -> float:
+    """The median distance between two of these rows, as `median_bandwidth` defines it."""
+    if len(sample) < 2:
         return 1.0
+    rows = torch.from_numpy(sample - sample.mean(0))
+    if kernel == "rbf":
+        length = (rows * rows).sum(1)
+        with full_precision():
+            square = torch.addmm(length.expand(len(rows), -1), rows, rows.T, alpha=-2.0).add_(length[:, None])
+        low, high = _middle(square.numpy()[np.tri(len(rows), k=-1, dtype=bool)])
+        # Far above the rounding noise of a matrix product, in float32 too: no need for the slow distances.
+        if low > 1e-4 * float(length.max()):
+            return float(np.sqrt(low) + np.sqrt(high)) / 2
     distance = torch.pdist(rows, p=2.0 if kernel == "rbf" else 1.0)
-    median = float(np.median(distance.numpy()))
+    median = sum(_middle(distance.numpy())) / 2
     if median > 0:
         return median
     positive = distance[distance > 0]
     return float(positive.mean()) if len(positive) else 1.0
+
+
+def _middle(values: np.ndarray) -> tuple[float, float]:
+    """The two middle values, equal for an odd number of them."""
+    half = len(values) // 2
+    parted = np.partition(values, half)  # one pivot: several times faster than two
+    return float(parted[half] if len(values) % 2 else parted[:half].max()), float(parted[half])
 
 
 def sample_rows(x: Array, y: Array | None, max_rows: int, seed: int) -> np.ndarray:
@@ -201,22 +241,21 @@ def sample_rows(x: Array, y: Array | None, max_rows: int, seed: int) -> np.ndarr
     sides = [shaped("x", x)] if y is None else [shaped("x", x), shaped("y", y)]
     same_width(sides[0], sides[-1])
     sizes = [side.shape[0] for side in sides]
-    total = sum(sizes)
-    picked = np.arange(total)
-    if total > max_rows:
-        picked = np.sort(np.random.default_rng(seed).choice(total, max_rows, replace=False))
-    parts = []
-    for side, start, stop in zip(sides, np.cumsum([0, *sizes]), np.cumsum(sizes), strict=False):
-        chosen = picked[(picked >= start) & (picked < stop)] - start
+    picked = np.arange(sum(sizes))
+    if len(picked) > max_rows:
+        picked = np.sort(np.random.default_rng(seed).choice(len(picked), max_rows, replace=False))
+    parts, start = [], 0
+    for side, size in zip(sides, sizes, strict=True):
+        chosen = picked[(picked >= start) & (picked < start + size)] - start
+        start += size
         if isinstance(side, torch.Tensor):
-            side = side.detach()[torch.from_numpy(chosen).to(side.device)].cpu().double().numpy()
-            parts.append(side)
+            part = side.detach()[torch.from_numpy(chosen).to(side.device)].cpu()
+            parts.append((part if part.dtype == torch.float64 else part.float()).numpy())
         else:
-            parts.append(np.asarray(side[chosen]))
-    double = any(part.dtype == np.float64 for part in parts)
-    return as_floats("the rows drawn from x and y", np.concatenate(parts)).astype(
-        np.float64 if double else np.float32
-    )
+            parts.append(side[chosen].astype(np.float64 if side.dtype == np.float64 else np.float32))
+    rows = np.concatenate(parts)
+    finite_rows("the rows drawn from x and y", torch.from_numpy(rows))
+    return rows
 
 
 def bandwidth_grid(median: float, factors: Sequence[float] = DEFAULT_FACTORS) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ import torch
 from nlp_transfer.errors import NlpTransferError
 from nlp_transfer.numeric._checks import Array, at_least, one_of, same_width, shaped
 from nlp_transfer.numeric._mmd_stream import Rows, block_statistics, linear_statistics
-from nlp_transfer.numeric._mmd_tiles import Statistics, TileKernel, exact_statistics, full_precision, join
+from nlp_transfer.numeric._mmd_tiles import Statistics, TileKernel, exact_statistics, join
 from nlp_transfer.numeric._mmd_tiles import permuted_indicators as _labels
 from nlp_transfer.numeric.kernels import (
     BANDWIDTH_KERNELS,
@@ -25,8 +25,9 @@ from nlp_transfer.numeric.kernels import (
     KernelFunction,
     bandwidth_grid,
     checked_bandwidths,
+    full_precision,
     kernel_matrix,
-    median_bandwidth,
+    median_of_rows,
     sample_rows,
     upcast,
 )
@@ -261,8 +262,9 @@ def mmd_test(
     at_least("permutations", permutations, 1)
     where = torch.device(device) if device is not None else getattr(x, "device", torch.device("cpu"))
     where = where if isinstance(where, torch.device) else torch.device("cpu")
-    grid = _grid(x, y, kernel, bandwidth, seed)
-    centre = torch.from_numpy(sample_rows(x, y, 1000, seed).mean(0)).to(where)
+    drawn = sample_rows(x, y, 1000, seed)
+    grid = _grid(drawn, kernel, bandwidth)
+    centre = torch.from_numpy(drawn.mean(0)).to(where)
     tiles = TileKernel(kernel, tuple(reversed(grid)) or (1.0,), centre)
     if block_rows is not None:
         at_least("block_rows", block_rows, 4)
@@ -283,7 +285,7 @@ def mmd_test(
 
 
 def _grid(
-    x: Array, y: Array, kernel: str | KernelFunction, bandwidth: float | Sequence[float] | None, seed: int
+    drawn: np.ndarray, kernel: str | KernelFunction, bandwidth: float | Sequence[float] | None
 ) -> tuple[float, ...]:
     """The bandwidths to test, narrowest first; empty for a kernel that has none."""
     if isinstance(kernel, str):
@@ -299,7 +301,7 @@ def _grid(
         return ()
     if bandwidth is not None:
         return checked_bandwidths(bandwidth)
-    return bandwidth_grid(median_bandwidth(x, y, kernel=kernel, seed=seed))
+    return bandwidth_grid(median_of_rows(drawn, kernel))
 
 
 def _choose(

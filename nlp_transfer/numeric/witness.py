@@ -11,11 +11,12 @@ import torch
 from nlp_transfer.errors import DataError
 from nlp_transfer.numeric._checks import Array, same_width, shaped
 from nlp_transfer.numeric._mmd_stream import BUFFER, Rows
-from nlp_transfer.numeric._mmd_tiles import Features, TileKernel, full_precision
+from nlp_transfer.numeric._mmd_tiles import Features, TileKernel
 from nlp_transfer.numeric.kernels import (
     BANDWIDTH_KERNELS,
     KernelFunction,
     checked_bandwidths,
+    full_precision,
     median_bandwidth,
     sample_rows,
 )

@@ -1,4 +1,5 @@
-"""Fit the forecast of ``risk.py`` to pairs whose outcome was measured: the package's study, or your own pairs.
+"""Fit the forecast of ``risk.py`` to pairs whose outcome was measured: the package's study, or your own
+pairs.
 
 The gain and the accuracy are each a ridge regression on the probe's figures; the probability that a source
 hurts is a logistic function of the predicted gain in units of its error. Penalties, errors and intervals come
@@ -14,14 +15,57 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift.probe import INTERVAL
-from nlp_transfer.shift.risk import HURT
+from nlp_transfer.shift.labelled import INTERVAL
+from nlp_transfer.shift.risk import HURT, NORMAL_SLOPE, forecast
 
 Array = np.ndarray
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
-GAIN_FEATURES: tuple[str, ...] = ()
-ACCURACY_FEATURES: tuple[str, ...] = ()
-LABEL_FREE: tuple[str, ...] = ()
+LABEL_FREE: tuple[str, ...] = (
+    "source_accuracy",
+    "doc_estimate",
+    "atc_estimate",
+    "prior_shift",
+    "domain_accuracy",
+    "mean_distance",
+    "log_score_spread",
+    "log_effective_share",
+    "log_n_source",
+)
+GAIN_FEATURES: tuple[str, ...] = (
+    "gain",
+    "gain_smooth",
+    "gain_loss",
+    "gain_half",
+    "gain_weighted",
+    "zero_shot_less_target",
+    "zero_shot_loss_gain",
+    "evidence",
+    "label_function",
+    "source_correlation",
+    "halves_correlation",
+    "smooth_target_only",
+    "target_half",
+    "loss_target_only",
+    *LABEL_FREE,
+)
+ACCURACY_FEATURES: tuple[str, ...] = (
+    "zero_shot",
+    "target_only",
+    "combined",
+    "weighted",
+    "smooth_zero_shot",
+    "smooth_target_only",
+    "smooth_combined",
+    "loss_zero_shot",
+    "loss_target_only",
+    "loss_combined",
+    "label_function",
+    "halves_correlation",
+    "target_half",
+    "agree_target_combined",
+    "agree_source_combined",
+    *LABEL_FREE,
+)
 
 
 @dataclass(frozen=True)
@@ -62,19 +106,20 @@ def fit_calibration(
         study: name, pairs and whatever else says where the rows come from; copied into the entry.
         classes: numbers of classes among the rows.
 
-    Returns:
-        ``{"study", "classes", "levels"}``, plain JSON values; each level with its figures on held-out targets.
+    Returns: ``{"study", "classes", "levels"}``, plain JSON values; each level with its figures on held-out
+        targets.
 
     Raises:
         DataError: fewer than three groups of targets, or lengths that differ.
 
     Cost: seconds for some thousand rows.
     """
-    if len(rows) != len(outcomes) or len({item.group for item in outcomes if item.real}) < 3:
+    groups = {item.group for item in outcomes if item.real}
+    if len(rows) != len(outcomes) or len(groups) < 3:
         raise DataError(
             "too little to calibrate on",
             expected="one outcome for each row, and at least three groups of targets",
-            found=f"{len(rows)} rows, {len(outcomes)} outcomes, {len({item.group for item in outcomes})} groups",
+            found=f"{len(rows)} rows, {len(outcomes)} outcomes, {len(groups)} groups",
             fix="measure more pairs",
         )
     levels = []
@@ -92,6 +137,7 @@ class Table:
     """Rows and outcomes of one amount of labels as arrays; NaN where a figure is unknown."""
 
     labels: int
+    rows: tuple[Mapping[str, float], ...]
     names: tuple[tuple[str, ...], tuple[str, ...]]
     x: tuple[Array, Array]
     gain: Array
@@ -102,13 +148,20 @@ class Table:
     real: Array
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, float]], outcomes: Sequence[Outcome]) -> Table:
-        """Gather the features that this amount of labels uses."""
+    def of(
+        cls,
+        rows: Sequence[Mapping[str, float]],
+        outcomes: Sequence[Outcome],
+        gain_features: Sequence[str] | None = None,
+    ) -> Table:
+        """Gather the features that this amount of labels uses, or others for the gain."""
         labels = outcomes[0].labels
         names = (GAIN_FEATURES, ACCURACY_FEATURES) if labels else (LABEL_FREE, LABEL_FREE)
+        names = (names[0] if gain_features is None else tuple(gain_features), names[1])
         x = tuple(np.array([[row.get(name, np.nan) for name in part] for row in rows]) for part in names)
         return cls(
             labels,
+            tuple(rows),
             names,
             (x[0], x[1]),
             np.array([item.gain for item in outcomes]),
@@ -141,11 +194,12 @@ class Table:
         }
 
     def predict(self, entry: Mapping[str, Any], rows: Array) -> Array:
-        """Columns: predicted gain, predicted accuracy, probability of harm."""
-        gain = _apply(entry["gain"], self.x[0][rows], self.names[0])
-        accuracy = _apply(entry["accuracy"], self.x[1][rows], self.names[1])
-        argument = entry["hurt"]["intercept"] + entry["hurt"]["slope"] * (-HURT - gain) / entry["gain"]["error"]
-        return np.stack([gain, accuracy, 1 / (1 + np.exp(-np.clip(argument, -30, 30)))], axis=1)
+        """What ``assess`` would say of these rows: predicted gain, its low and high, accuracy, probability."""
+        out = []
+        for row in np.arange(len(self.rows))[rows]:
+            found = forecast(entry, self.rows[row])
+            out.append([*found["gain"], found["accuracy"][0], found["probability"]])
+        return np.array(out)
 
     def held_out(self, *, sources_too: bool = False) -> Array:
         """Predictions of each row by a calibration that saw no pair with its target's group.
@@ -160,13 +214,8 @@ class Table:
                 judged = ours if source is None else ours & (self.sources == source)
                 seen = self.groups != group
                 if source is not None:
-                    pair = (group, source)
-                    seen = ~np.isin(self.groups, pair) & ~np.isin(self.sources, pair)
-                entry = self.fit(seen)
-                out[judged, :3] = self.predict(entry, judged)
-                out[judged, 3] = np.average(self.gain[seen & self.real] < -HURT, weights=self.weights[seen & self.real])
-                inside = [out[judged, 0] + entry["gain"][end] for end in ("low", "high")]
-                out[judged, 4] = (self.gain[judged] >= inside[0]) & (self.gain[judged] <= inside[1])
+                    seen = ~np.isin(self.groups, (group, source)) & ~np.isin(self.sources, (group, source))
+                out[judged] = self.predict(self.fit(seen), judged)
         return out
 
 
@@ -178,7 +227,8 @@ def figures(table: Table, predicted: Array) -> dict[str, float | None]:
         ``gain_mae`` and ``accuracy_mae`` in points; ``coverage`` of the gain's interval; ``rows``.
     """
     real = table.real
-    hurt, probability = table.gain[real] < -HURT, predicted[real, 2]
+    gain, low, high, accuracy, probability = predicted[real].T
+    hurt = table.gain[real] < -HURT
     share = float(hurt.mean())
     brier = float(((probability - hurt) ** 2).mean())
     return {
@@ -187,9 +237,9 @@ def figures(table: Table, predicted: Array) -> dict[str, float | None]:
         "auroc": auroc(hurt, probability),
         "brier": brier,
         "brier_skill": 1 - brier / (share * (1 - share)) if 0 < share < 1 else None,
-        "gain_mae": float(100 * np.abs(predicted[real, 0] - table.gain[real]).mean()),
-        "accuracy_mae": float(100 * np.abs(predicted[real, 1] - table.accuracy[real]).mean()),
-        "coverage": float(predicted[real, 4].mean()),
+        "gain_mae": float(100 * np.abs(gain - table.gain[real]).mean()),
+        "accuracy_mae": float(100 * np.abs(accuracy - table.accuracy[real]).mean()),
+        "coverage": float(((table.gain[real] >= low) & (table.gain[real] <= high)).mean()),
     }
 
 
@@ -202,6 +252,15 @@ def auroc(truth: Array, score: Array) -> float | None:
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     return float((ranks[truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def rounded(value: Any, digits: int = 5) -> Any:
+    """The same structure with every float at this many significant digits: shorter and readable JSON."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _standardise(x: Array, mean: Array, scale: Array) -> Array:
@@ -227,7 +286,9 @@ def _regress(
     for penalty in PENALTIES:
         apart = np.empty(len(y))
         for group, rows in parts.items():
-            apart[rows] = z[rows] @ np.linalg.solve(gram - grams[group] + penalty * shrink, moment - moments[group])
+            apart[rows] = z[rows] @ np.linalg.solve(
+                gram - grams[group] + penalty * shrink, moment - moments[group]
+            )
         error = float(np.average((apart - y)[real] ** 2, weights=weights[real]))
         if best is None or error < best[0]:
             best = (error, penalty, apart)
@@ -248,13 +309,10 @@ def _regress(
     return model, apart
 
 
-def _apply(model: Mapping[str, Any], x: Array, names: Sequence[str]) -> Array:
-    mean, scale, coefficient = np.array([model["terms"][name] for name in names]).T
-    return model["intercept"] + _standardise(x, mean, scale) @ coefficient
-
-
-def _logistic(z: Array, truth: Array, weights: Array, prior: tuple[float, float] = (0.0, 1.7)) -> tuple[float, float]:
-    """Intercept and slope by Newton's method, drawn towards the prior (the normal curve's slope is 1.7)."""
+def _logistic(
+    z: Array, truth: Array, weights: Array, prior: tuple[float, float] = (0.0, NORMAL_SLOPE)
+) -> tuple[float, float]:
+    """Intercept and slope by Newton's method, drawn towards the prior."""
     design = np.stack([np.ones(len(z)), np.clip(z, -8, 8)], axis=1)
     start = np.array(prior)
     beta, precision = start.copy(), np.diag([1.0, 4.0])

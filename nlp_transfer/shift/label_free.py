@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nlp_transfer.shift.linear import RidgeFit, fit_ridge, logits, margins, predictions
+from nlp_transfer.shift.linear import Array, RidgeFit, encode, fit_ridge, logits, margins, predictions
 
-Array = np.ndarray
 RATIO_LIMIT = 10.0
 
 
@@ -56,17 +55,19 @@ def label_free_figures(source: Array, labels: Array, target: Array, fit: RidgeFi
     accuracy = float(right.mean())
     on_target = target @ fit.weights
     slope = _calibrate(fit.held_out, labels)
-    source_confidence, target_confidence = (_confidence(scores, slope) for scores in (fit.held_out, on_target))
+    source_confidence, target_confidence = (
+        _confidence(scores, slope) for scores in (fit.held_out, on_target)
+    )
     threshold = np.quantile(source_confidence, 1 - accuracy) if accuracy < 1 else -np.inf
-    shares = (np.bincount(values, minlength=classes) / len(values) for values in (predictions(on_target), labels))
+    shares = (
+        np.bincount(values, minlength=classes) / len(values) for values in (predictions(on_target), labels)
+    )
     predicted, actual = shares
     domain_accuracy, ratio = _domains(source, target)
     doc = accuracy - (source_confidence.mean() - target_confidence.mean())
     figures = LabelFree(
         source_accuracy=accuracy,
-        source_loss=float(((fit.held_out - np.where(np.arange(classes) == labels[:, None], 1, -1)) ** 2).mean())
-        if classes > 2
-        else float(((fit.held_out[:, 0] - np.where(labels == 1, 1, -1)) ** 2).mean()),
+        source_loss=float(((fit.held_out - encode(labels, classes)) ** 2).mean()),
         confidence_source=float(source_confidence.mean()),
         confidence_target=float(target_confidence.mean()),
         doc_estimate=float(np.clip(doc, 0, 1)),

@@ -23,7 +23,7 @@ PENALTIES = (0.3, 1.0, 3.0, 10.0)
 
 
 def encode(labels: Array, classes: int) -> Array:
-    """Targets of least squares: one column of -1/+1 for two classes, else one column a class; (n, columns)."""
+    """Targets of least squares (n, columns): one column of -1/+1 for two classes, else one a class."""
     if classes == 2:
         return np.where(labels == 1, 1.0, -1.0)[:, None]
     return np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
@@ -165,7 +165,9 @@ def fit_ridge(
 def plain_prior(rows: Array, further: Array, penalty: float, columns: int) -> Prior:
     """The prior of a probe that knows no source: mean zero, covariance x x' / penalty."""
     size = penalty**-0.5
-    return Prior(np.zeros((len(rows), columns)), rows * size, np.zeros((len(further), columns)), further * size)
+    return Prior(
+        np.zeros((len(rows), columns)), rows * size, np.zeros((len(further), columns)), further * size
+    )
 
 
 def solve_spd(matrix: Array, right: Array) -> Array:

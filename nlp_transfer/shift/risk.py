@@ -18,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 
 from nlp_transfer.errors import DataError, did_you_mean
-from nlp_transfer.shift.probe import Figure, ProbeResult
+from nlp_transfer.shift.labelled import Figure
+from nlp_transfer.shift.probe import ProbeResult
+from nlp_transfer.shift.wording import advice, caveats, reasons
 
 Level = Literal["low", "moderate", "high"]
 HURT = 0.01
@@ -28,6 +30,8 @@ MODERATE, HIGH = 0.2, 0.5
 DOUBT = 0.15
 """Without target labels, the share of belief kept for a label-function shift that no text can show."""
 CALIBRATION = Path(__file__).with_name("calibration.json")
+NORMAL_SLOPE = 1.7
+"""A logistic curve of this slope is nearly the normal distribution function."""
 Z80 = 1.2816
 """Normal quantile of an 80 % interval."""
 
@@ -39,8 +43,8 @@ class Evidence:
     Attributes:
         study: name and short description of the study behind the calibration.
         pairs: source-target pairs in it.
-        auroc: of the probability for "hurts by more than a point" on targets held out of the fit, at the nearest
-            amount of labels; None where it could not be measured.
+        auroc: of the probability for "hurts by more than a point" on targets held out of the fit, at the
+            nearest amount of labels; None where it could not be measured.
         labels: the amounts of target labels studied that this forecast lies between.
         outside: what about this input lies outside of what was studied; empty when nothing does.
     """
@@ -57,11 +61,11 @@ class Risk:
     """A forecast of negative transfer. Accuracies and gains are fractions; intervals hold 80 %.
 
     Attributes:
-        probability: that the source lowers target accuracy by more than one point, against training on the target
-            labels alone. Without target labels: against training on about 100 of them.
+        probability: that the source lowers target accuracy by more than one point, against training on the
+            target labels alone. Without target labels: against training on about 100 of them.
         predicted_gain: accuracy with the source less accuracy without it.
-        predicted_target_accuracy: of the model trained on source and target labels; without target labels, of the
-            model trained on the source alone.
+        predicted_target_accuracy: of the model trained on source and target labels; without target labels,
+            of the model trained on the source alone.
         level: low, moderate or high (see ``MODERATE`` and ``HIGH``).
         reasons: what speaks for and against, with figures.
         advice: what to do.
@@ -105,7 +109,9 @@ def assess(
     """
     table = calibration or load_calibration()
     if strategy not in ("frozen", "full", "lora"):
-        raise DataError(f"unknown strategy {strategy!r}", fix=did_you_mean(strategy, ["frozen", "full", "lora"]))
+        raise DataError(
+            f"unknown strategy {strategy!r}", fix=did_you_mean(strategy, ["frozen", "full", "lora"])
+        )
     known, borrowed = _strategy(table, strategy)
     count = probe.n_labels if n_target_labels is None else n_target_labels
     count = count if probe.n_labels else 0
@@ -113,25 +119,26 @@ def assess(
     mix = _neighbours(known["levels"], count)
     outside = _outside(known, mix, probe, values, count, strategy if borrowed else None)
     if probe.n_classes in known["classes"]:
-        forecast = _mixed([(_forecast(entry, values), share) for entry, share in mix])
+        found = _mixed([(forecast(entry, values), share) for entry, share in mix])
     else:
-        forecast = _probe_alone(probe, known)
-    if outside:
-        forecast = _widened(forecast, 1.5)
+        found = _probe_alone(probe, known)
     if not probe.n_labels:
-        forecast["probability"] = (1 - DOUBT) * forecast["probability"] + DOUBT / 2
-    probability = float(np.clip(forecast["probability"], 0.01, 0.99))
+        found["probability"] = (1 - DOUBT) * found["probability"] + DOUBT / 2
+    probability = float(np.clip(found["probability"], 0.01, 0.99))
     level: Level = "low" if probability < MODERATE else "moderate" if probability < HIGH else "high"
-    gain, accuracy = Figure(*forecast["gain"]), Figure(*(float(np.clip(v, 0, 1)) for v in forecast["accuracy"]))
+    gain, accuracy = (
+        Figure(*found["gain"]),
+        Figure(*(float(np.clip(v, 0, 1)) for v in found["accuracy"])),
+    )
     nearest = max(mix, key=lambda item: item[1])[0]
     return Risk(
         probability=probability,
         predicted_gain=gain,
         predicted_target_accuracy=accuracy,
         level=level,
-        reasons=_reasons(probe, gain),
-        advice=_advice(probe, level, gain),
-        caveats=_caveats(probe, outside),
+        reasons=reasons(probe, gain),
+        advice=advice(probe, level, gain),
+        caveats=caveats(probe, outside),
         evidence=Evidence(
             study=known["study"]["name"],
             pairs=int(known["study"]["pairs"]),
@@ -150,7 +157,7 @@ def load_calibration() -> Mapping[str, Any]:
 
 
 def flatten(probe: ProbeResult) -> dict[str, float]:
-    """All numbers of a probe by dotted name, such as ``labelled.gain.estimate``; NaN and None are left out."""
+    """All numbers of a probe by dotted name, such as ``labelled.gain.estimate``, without NaN and None."""
     out: dict[str, float] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -164,7 +171,9 @@ def flatten(probe: ProbeResult) -> dict[str, float]:
     return out
 
 
-def features(probe: ProbeResult | Mapping[str, float], statistics: Mapping[str, float] | None = None) -> dict[str, float]:
+def features(
+    probe: ProbeResult | Mapping[str, float], statistics: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """What the forecast looks at, by name; a figure that is unknown is left out.
 
     Args:
@@ -179,12 +188,23 @@ def features(probe: ProbeResult | Mapping[str, float], statistics: Mapping[str, 
             out[name] = flat[plus] - (flat[minus] if minus else 0.0)
 
     free, labelled, agreement = "label_free.", "labelled.", "labelled.agreement."
-    for name in ("source_accuracy", "doc_estimate", "atc_estimate", "prior_shift", "domain_accuracy", "mean_distance"):
+    for name in (
+        "source_accuracy",
+        "doc_estimate",
+        "atc_estimate",
+        "prior_shift",
+        "domain_accuracy",
+        "mean_distance",
+    ):
         put(name, free + name)
     out["log_score_spread"] = math.log(max(flat[free + "score_spread"], 1e-3))
     out["log_effective_share"] = math.log(max(flat[free + "effective_share"], 1e-3))
     out["log_n_source"] = math.log(flat["n_source"])
-    put("gain", labelled + "gain.estimate")
+    for name in ("gain", "combined"):
+        put(name, f"{labelled}{name}.estimate")
+        if name in out:
+            spread = (flat[f"{labelled}{name}.high"] - flat[f"{labelled}{name}.low"]) / (2 * Z80)
+            out[name + "_error"] = math.hypot(spread, 1 / flat["n_labels"])
     put("gain_weighted", labelled + "gain_weighted.estimate")
     put("gain_half", labelled + "combined_half", labelled + "target_half")
     put("gain_smooth", labelled + "smooth_combined", labelled + "smooth_target_only")
@@ -195,7 +215,7 @@ def features(probe: ProbeResult | Mapping[str, float], statistics: Mapping[str, 
         put(name, labelled + name)
     for name in ("loss_zero_shot", "loss_target_only", "loss_combined"):
         put(name, labelled + name)
-    for name in ("zero_shot", "target_only", "combined", "weighted"):
+    for name in ("zero_shot", "target_only", "weighted"):
         put(name, f"{labelled}{name}.estimate")
     for name in ("source_target", "source_combined", "target_combined", "halves"):
         put("agree_" + name, agreement + name)
@@ -213,15 +233,43 @@ def linear(model: Mapping[str, Any], values: Mapping[str, float]) -> float:
     return total
 
 
-def _forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
-    gain, accuracy = linear(entry["gain"], values), linear(entry["accuracy"], values)
-    hurt = entry["hurt"]
-    argument = hurt["intercept"] + hurt["slope"] * (-HURT - gain) / entry["gain"]["error"]
-    return {
-        "probability": 1 / (1 + math.exp(-float(np.clip(argument, -30, 30)))),
-        "gain": (gain, gain + entry["gain"]["low"], gain + entry["gain"]["high"]),
-        "accuracy": (accuracy, accuracy + entry["accuracy"]["low"], accuracy + entry["accuracy"]["high"]),
-    }
+def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
+    """The forecast of one amount of labels: ``probability``, and ``gain`` and ``accuracy`` as estimate, low, high.
+
+    Inside of what was studied it is the calibration's. Outside, by a distance D (see :func:`distance`), the
+    calibration's error counts 1 + D times and the estimate is averaged with what the probe measured, each
+    weighted by the inverse of its squared error.
+
+    Args:
+        entry: one of the calibration's levels.
+        values: from :func:`features`.
+    """
+    away = distance(entry["range"], values)
+    out: dict[str, Any] = {}
+    for name, measured in (("gain", "gain"), ("accuracy", "combined")):
+        model = entry[name]
+        centre, error = linear(model, values), model["error"] * (1 + away)
+        if away and measured + "_error" in values:
+            trust = error**-2 / (error**-2 + values[measured + "_error"] ** -2)
+            centre = trust * centre + (1 - trust) * values[measured]
+            error = (error**-2 + values[measured + "_error"] ** -2) ** -0.5
+        wide = max(error / model["error"], 1.0)
+        out[name] = (centre, centre + wide * model["low"], centre + wide * model["high"])
+        if name == "gain":
+            hurt, known = entry["hurt"], 1 / (1 + away)
+            slope = known * hurt["slope"] + (1 - known) * NORMAL_SLOPE
+            argument = known * hurt["intercept"] + slope * (-HURT - centre) / error
+            out["probability"] = 1 / (1 + math.exp(-float(np.clip(argument, -30, 30))))
+    return out
+
+
+def distance(ranges: Mapping[str, Sequence[float]], values: Mapping[str, float]) -> float:
+    """How far figures lie outside their ranges, each in widths of its range, summed; 0 inside of all of them."""
+    total = 0.0
+    for name, (low, high) in ranges.items():
+        if name in values:
+            total += max(low - values[name], values[name] - high, 0.0) / max(high - low, 1e-9)
+    return total
 
 
 def _probe_alone(probe: ProbeResult, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,21 +300,15 @@ def _mixed(parts: Sequence[tuple[dict[str, Any], float]]) -> dict[str, Any]:
     }
 
 
-def _widened(forecast: dict[str, Any], factor: float) -> dict[str, Any]:
-    out = dict(forecast)
-    for name in ("gain", "accuracy"):
-        centre, low, high = forecast[name]
-        out[name] = (centre, centre + factor * (low - centre), centre + factor * (high - centre))
-    return out
-
-
 def _strategy(table: Mapping[str, Any], strategy: str) -> tuple[Mapping[str, Any], bool]:
     """The calibration of a strategy, and whether it had to be borrowed from another."""
     strategies = table.get("strategies", {})
     if strategy in strategies:
         return strategies[strategy], False
     if "frozen" not in strategies:
-        raise DataError("the calibration has no strategies", expected="strategies.frozen", fix="calibrate again")
+        raise DataError(
+            "the calibration has no strategies", expected="strategies.frozen", fix="calibrate again"
+        )
     return strategies["frozen"], True
 
 
@@ -305,77 +347,4 @@ def _outside(
     for name, (low, high) in ranges.items():
         if name in values and not low <= values[name] <= high:
             out.append(f"{name.replace('_', ' ')} {values[name]:.3g} (studied: {low:.3g} to {high:.3g})")
-    return tuple(out)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f} points"
-
-
-def _reasons(probe: ProbeResult, gain: Figure) -> tuple[str, ...]:
-    free, labelled, out = probe.label_free, probe.labelled, []
-    out.append(f"predicted gain {_points(gain.estimate)} (80 %: {_points(gain.low)} to {_points(gain.high)})")
-    if labelled is not None:
-        n = probe.n_labels
-        text = f"on {n} target labels the source alone is right in {_percent(labelled.zero_shot.estimate)}"
-        if labelled.target_only is not None and labelled.gain is not None:
-            text += (
-                f", the target labels alone in {_percent(labelled.target_only.estimate)}, both together in "
-                f"{_percent(labelled.combined.estimate)} ({_points(labelled.gain.estimate)}, 80 %: "
-                f"{_points(labelled.gain.low)} to {_points(labelled.gain.high)})"
-            )
-        out.append(text)
-        match = labelled.agreement.label_function
-        if math.isfinite(match):
-            word = "contradicts" if match < 0 else "hardly agrees with" if match < 0.3 else "agrees with"
-            out.append(f"the source's way to label {word} the target's (correlation {match:.2f}, noise corrected)")
-    else:
-        out.append(
-            f"without labels, the source probe is expected to be right in {_percent(free.doc_estimate)} of the target "
-            f"(difference of confidences); in its own domain it is in {_percent(free.source_accuracy)}"
-        )
-    if free.source_accuracy < 0.65 and probe.n_classes == 2:
-        out.append(f"the source hardly teaches itself: {_percent(free.source_accuracy)} in its own domain")
-    if free.prior_shift > 0.2:
-        out.append(f"predicted class shares on the target differ by {_percent(free.prior_shift)} from the source's")
-    out.append(f"a linear classifier tells the domains apart in {_percent(free.domain_accuracy)} of the cases")
-    return tuple(out)
-
-
-def _advice(probe: ProbeResult, level: Level, gain: Figure) -> str:
-    labelled = probe.labelled
-    if labelled is None:
-        if level == "high":
-            return "pick another source, or collect 100 target labels and ask again"
-        return "use it only after a check: collect 100 target labels and ask again"
-    more = 50 if probe.n_labels < 50 else 100 if probe.n_labels < 100 else 300
-    if level == "high":
-        if probe.n_labels < 50:
-            return f"pick another source, or collect {more} labels and fine-tune on the target only"
-        return "fine-tune on the target only, or pick another source"
-    if level == "moderate":
-        if probe.n_labels < 300:
-            return f"collect {more} labels and ask again; until then compare with training on the target only"
-        return "train both with and without it and compare on held-out target labels"
-    weighted = labelled.gain_weighted
-    if weighted is not None and labelled.gain is not None and weighted.estimate > labelled.gain.estimate + 0.015:
-        return "use it weighted by density ratio"
-    if gain.estimate < 0.003 and probe.n_labels >= 300:
-        return "use it or leave it: the target labels alone do as well"
-    return "use it"
-
-
-def _caveats(probe: ProbeResult, outside: Sequence[str]) -> tuple[str, ...]:
-    out = list(probe.notes)
-    if not probe.n_labels:
-        out.append(
-            "The probability is drawn towards one half, because a shift in what the labels mean stays possible; gain "
-            "and probability compare with training on about 100 target labels."
-        )
-    if outside:
-        out.append("Outside of what was studied: " + "; ".join(outside) + ". Take the figures as a rough guide.")
     return tuple(out)

@@ -143,7 +143,13 @@ Layers = list[tuple["NDArray[np.float64]", "NDArray[np.float64]"]]
 
 
 def _fit_linear(
-    z: NDArray, extra: NDArray | None, labels: NDArray, classes: int | None, weights: NDArray, c: float | None, seed: int
+    z: NDArray,
+    extra: NDArray | None,
+    labels: NDArray,
+    classes: int | None,
+    weights: NDArray,
+    c: float | None,
+    seed: int,
 ) -> tuple[Layers, float | None]:
     """Logistic or ridge regression on [z, extra]; C by cross-validated log loss where it is not given."""
     import numpy as np
@@ -180,21 +186,33 @@ def _choose_c(model, z: NDArray, labels: NDArray, classes: int | None, weights: 
         for index, strength in enumerate(C_GRID):
             fitted = model(strength).fit(z[train], labels[train], sample_weight=weights[train])
             if classes is None:
-                losses[index] += mean_squared_error(labels[test], fitted.predict(z[test]), sample_weight=weights[test])
+                losses[index] += mean_squared_error(
+                    labels[test], fitted.predict(z[test]), sample_weight=weights[test]
+                )
             else:
                 probabilities = fitted.predict_proba(z[test])
-                losses[index] += log_loss(labels[test], probabilities, labels=present, sample_weight=weights[test])
+                losses[index] += log_loss(
+                    labels[test], probabilities, labels=present, sample_weight=weights[test]
+                )
     return C_GRID[int(losses.argmin())]
 
 
-def _fit_mlp(z: NDArray, labels: NDArray, classes: int | None, weights: NDArray, hidden: int, seed: int) -> Layers:
+def _fit_mlp(
+    z: NDArray, labels: NDArray, classes: int | None, weights: NDArray, hidden: int, seed: int
+) -> Layers:
     """One hidden ReLU layer by Adam, stopped early on a held-out tenth where there are enough rows."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     kind = MLPRegressor if classes is None else MLPClassifier
     enough = len(z) >= 100
     fitted = kind(
-        (hidden,), alpha=1e-2, max_iter=400, early_stopping=enough, n_iter_no_change=30, random_state=seed, tol=1e-4
+        (hidden,),
+        alpha=1e-2,
+        max_iter=400,
+        early_stopping=enough,
+        n_iter_no_change=30,
+        random_state=seed,
+        tol=1e-4,
     ).fit(z, labels, sample_weight=weights)
     layers = [(weight.T, bias) for weight, bias in zip(fitted.coefs_, fitted.intercepts_, strict=True)]
     layers[-1] = _all_classes(*layers[-1], getattr(fitted, "classes_", None), classes)

@@ -32,7 +32,9 @@ class FullOptions(Options):
     @model_validator(mode="after")
     def _not_both(self) -> FullOptions:
         if self.gradual_unfreezing and (self.freeze_layers or self.freeze_embeddings):
-            raise ValueError("gradual_unfreezing frees every layer in the end: leave out freeze_layers/freeze_embeddings")
+            raise ValueError(
+                "gradual_unfreezing frees every layer in the end: leave out freeze_layers/freeze_embeddings"
+            )
         return self
 
 

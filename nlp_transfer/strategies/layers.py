@@ -31,7 +31,10 @@ def layer_stacks(model: nn.Module) -> dict[str, int]:
         inside = any(path.startswith(f"{outer}.") for outer in stacks)
         if isinstance(module, nn.ModuleList) and len(module) and not inside:
             first = module[0]
-            if all(type(block) is type(first) for block in module) and next(first.parameters(), None) is not None:
+            if (
+                all(type(block) is type(first) for block in module)
+                and next(first.parameters(), None) is not None
+            ):
                 stacks[path] = len(module)
     if not stacks:
         raise ModelError(
@@ -73,6 +76,9 @@ def _embedding_prefixes(model: nn.Module, stacks: dict[str, int]) -> tuple[str, 
     for path, module in model.named_modules():
         if any(path == stack or path.startswith(f"{stack}.") for stack in stacks):
             continue
-        if isinstance(module, nn.Embedding) or path.rsplit(".", 1)[-1] in ("embeddings", "embeddings_project"):
+        if isinstance(module, nn.Embedding) or path.rsplit(".", 1)[-1] in (
+            "embeddings",
+            "embeddings_project",
+        ):
             found.append(f"{path}.")
     return tuple(found)

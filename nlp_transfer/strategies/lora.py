@@ -41,6 +41,7 @@ class LoraOptions(Options):
 HEADS = ("classifier", "score", "classification_head")
 """Names of the heads that Hugging Face's sequence classifiers use."""
 
+
 class Lora(Strategy[LoraOptions]):
     """Train low-rank updates of the linear layers (Hu et al. 2021, equation 3) and the head."""
 

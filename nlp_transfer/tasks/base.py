@@ -51,6 +51,11 @@ class Task(ABC, Generic[OptionsT]):
     def best_metric(self) -> BestMetric:
         """The figure of ``compute_metrics`` that picks the best checkpoint."""
 
+    @property
+    @abstractmethod
+    def metric_names(self) -> tuple[str, ...]:
+        """The figures of ``compute_metrics``, which can choose the best checkpoint."""
+
     @abstractmethod
     def bind(self, train: Mapping[str, Dataset]) -> Self:
         """Return the task with its labels settled from all training data, by names such as ``source.train``.

@@ -131,6 +131,12 @@ class SentimentTask(Task[SentimentOptions]):
         """Accuracy (higher is better), or mean squared error (lower is better)."""
         return BestMetric("mse", False) if self.objective == "regression" else BestMetric("accuracy", True)
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Those of classes, or of ratings."""
+        ratings = self.objective == "regression"
+        return ("mse", "mae") if ratings else ("accuracy", "macro_f1", "matthews_correlation")
+
     def bind(self, train: Mapping[str, Dataset]) -> SentimentTask:
         """Settle the classes and their weights, or the mean rating.
 

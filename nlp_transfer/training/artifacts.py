@@ -16,15 +16,28 @@ from typing import Any
 from nlp_transfer.console import is_main_process
 from nlp_transfer.errors import OutputError
 
-PACKAGES = ("nlp-transfer", "torch", "transformers", "datasets", "peft", "accelerate", "evaluate", "scikit-learn", "numpy")
+PACKAGES = (
+    "nlp-transfer",
+    "torch",
+    "transformers",
+    "datasets",
+    "peft",
+    "accelerate",
+    "evaluate",
+    "scikit-learn",
+    "numpy",
+)
+"""Packages whose versions ``environment.json`` records."""
+
+_SCRATCH = ".model-"
+_MARK = "# The resolved recipe of an nlp-transfer run, which owns this folder.\n"
+"""First line of a run's recipe.yaml; without it --overwrite would remove somebody's own model/."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's output.
-
-    ``recipe.yaml`` (resolved), ``metrics.json``, ``model/``, ``README.md``, ``environment.json`` and
-    ``checkpoints/``.
+    """One run's output: ``recipe.yaml`` (resolved), ``checkpoints/``, then ``model/``, ``environment.json``,
+    ``README.md`` and, last, ``metrics.json``, which marks a finished run. See docs/run-folder.md.
     """
 
     path: Path
@@ -38,35 +51,55 @@ class RunFolder:
         Raises:
             OutputError: a finished run is there already, the path is a file, or it cannot be written.
         """
-        folder = cls(Path(path), replaces=overwrite and not resume)
-        if folder.path.exists() and not folder.path.is_dir():
+        folder = cls(Path(path), replaces=overwrite)
+        if overwrite and resume:
             raise OutputError(
-                f"output_dir {path} is a file", expected="a folder", found="a file", fix="choose another output_dir"
+                "--overwrite and --resume are both given",
+                fix="give --overwrite (start again) or --resume (go on)",
             )
         parent = next(p for p in (folder.path, *folder.path.absolute().parents) if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        if not parent.is_dir():
             raise OutputError(
-                f"output_dir {path} cannot be written", found=f"no permission in {parent}", fix="choose another output_dir"
+                f"output_dir {path} is a file"
+                if parent == folder.path
+                else f"output_dir {path} lies inside a file",
+                expected="a folder",
+                found=f"{parent} is a file",
+                fix="choose another output_dir",
             )
-        occupied = folder.path.is_dir() and any(folder.path.iterdir())
-        if occupied and not (overwrite or resume):
+        if not os.access(parent, os.W_OK | os.X_OK):
             raise OutputError(
-                f"output_dir {path} is not empty",
-                expected="a new or empty folder",
-                found="the files of an earlier run" if folder.metrics.exists() else "other files",
-                fix="choose another output_dir, or pass --overwrite (start again) or --resume (go on)",
+                f"output_dir {path} cannot be written",
+                found=f"no permission in {parent}",
+                fix="choose another output_dir",
             )
-        if occupied and overwrite and not resume and not folder._is_run():
-            raise OutputError(
-                f"output_dir {path} holds files that no run wrote",
-                expected="an earlier run (recipe.yaml, model/ or checkpoints/)",
-                found=", ".join(sorted(item.name for item in folder.path.iterdir())[:3]),
-                fix="choose another output_dir: --overwrite only replaces earlier runs",
-            )
+        if is_main_process():  # the others may come when this one has begun to write
+            folder._check_content(overwrite=overwrite, resume=resume)
         return folder
 
+    def _check_content(self, *, overwrite: bool, resume: bool) -> None:
+        found = sorted(item.name for item in self.path.iterdir()) if self.path.is_dir() else []
+        if found and not (overwrite or resume):
+            raise OutputError(
+                f"output_dir {self.path} is not empty",
+                expected="a new or empty folder",
+                found="the files of an earlier run" if self._is_run() else "other files",
+                fix="choose another output_dir, or pass --overwrite (start again) or --resume (go on)",
+            )
+        if found and not self._is_run():
+            raise OutputError(
+                f"output_dir {self.path} holds files that no run wrote",
+                expected=f"an earlier run, whose recipe.yaml begins with: {_MARK.strip()}",
+                found=", ".join(found[:3]),
+                fix="choose another output_dir: --overwrite and --resume are for earlier runs",
+            )
+
     def _is_run(self) -> bool:
-        return any((self.path / name).exists() for name in ("recipe.yaml", "model", "checkpoints"))
+        try:
+            with (self.path / "recipe.yaml").open(encoding="utf-8") as file:
+                return file.readline() == _MARK
+        except (OSError, ValueError):
+            return False
 
     @property
     def model(self) -> Path:
@@ -92,11 +125,13 @@ class RunFolder:
             for name in ("model", "checkpoints"):
                 shutil.rmtree(self.path / name, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "recipe.yaml", recipe_yaml)
+        for scratch in self.path.glob(f"{_SCRATCH}*"):  # of a run that was killed while it saved
+            shutil.rmtree(scratch, ignore_errors=True)
+        write_text(self.path / "recipe.yaml", _MARK + recipe_yaml)
 
     def save_model(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` write into a temporary folder, then put it in place as ``model/``."""
-        scratch = Path(tempfile.mkdtemp(prefix=".model-", dir=self.path))
+        scratch = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=self.path))
         try:
             save(scratch)
             scratch.chmod(0o755)
@@ -116,11 +151,33 @@ def write_text(path: Path, text: str) -> None:
     """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.write_text(text, encoding="utf-8")
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error.strerror}", fix="free space or choose another folder") from error
+        raise OutputError(
+            f"{path} cannot be written", found=error.strerror, fix="free space or choose another folder"
+        ) from error
+
+
+def check_output_file(path: Path, *, overwrite: bool = False) -> None:
+    """Check that a file may be written, before the work whose result goes there.
+
+    Raises:
+        OutputError: it exists, is a folder, or lies inside a file or where one may not write.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder", expected="a file name", fix="name a file in it")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists", fix="choose another --output, or pass --overwrite")
+    parent = next(p for p in path.absolute().parents if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        found = f"no permission in {parent}" if parent.is_dir() else f"{parent} is a file"
+        raise OutputError(f"{path} cannot be written", found=found, fix="choose another --output")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -145,6 +202,7 @@ def environment(seed: int, fingerprints: dict[str, dict[str, str]], extra: dict[
         "packages": versions,
         "processor": processor_name(),
         "cpu_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
         "cuda_devices": devices,
         "processes": int(os.environ.get("WORLD_SIZE", "1") or 1),
         "seed": seed,
@@ -165,15 +223,14 @@ def processor_name() -> str:
 
 
 def peak_memory_mib() -> float:
-    """Peak resident memory of this process and, on CUDA, of the GPU's allocator, in MiB (the larger)."""
+    """Peak memory in MiB: of the GPU's allocator where there is one, else of this process since it began."""
     import torch
 
-    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
     try:
         import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        resident = used / 2**20 if platform.system() == "Darwin" else used / 2**10
-    except ImportError:
-        resident = 0.0
-    return round(max(gpu, resident), 1)
+    except ImportError:  # Windows
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(used / 2**20 if platform.system() == "Darwin" else used / 2**10, 1)

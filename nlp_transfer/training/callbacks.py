@@ -1,11 +1,14 @@
-"""Callbacks of the engine: one progress line that ends cleanly."""
+"""Callbacks of the engine: the order of the rows, and one progress line that ends cleanly."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TaskID, TextColumn, TimeRemainingColumn
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from nlp_transfer.console import stderr
 
@@ -13,8 +16,28 @@ if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
+class LengthGroupedOrder(TrainerCallback):
+    """Make the order of length-grouped batches a function of the seed and the epoch alone.
+
+    The Trainer draws it from torch's global generator. That generator is elsewhere when a run is resumed
+    inside an epoch, and on several CPU processes (whose dropout draws from it too) it differs from process to
+    process: some rows would be seen twice and others never.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        """Seed the sampler for this epoch."""
+        batches: Any = getattr(train_dataloader, "batch_sampler", None)
+        while hasattr(batches, "batch_sampler"):
+            batches = batches.batch_sampler
+        sampler = getattr(batches, "sampler", None)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = args.seed if args.data_seed is None else args.data_seed
+            epoch = int((state.epoch or 0.0) + 1e-6)
+            sampler.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
 class Progress(TrainerCallback):
-    """A Rich progress bar with the latest loss and validation score; one plain line an epoch without a terminal."""
+    """A Rich progress bar with the latest loss and score; without a terminal, one line an evaluation."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -34,7 +57,9 @@ class Progress(TrainerCallback):
             TextColumn("{task.fields[latest]}"),
             console=stderr(),
         )
-        self.task = self.bar.add_task(self.title, total=state.max_steps, completed=state.global_step, latest="")
+        self.task = self.bar.add_task(
+            self.title, total=state.max_steps, completed=state.global_step, latest=""
+        )
         self.bar.start()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
@@ -42,7 +67,9 @@ class Progress(TrainerCallback):
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs):
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
+    ):
         """Show the newest loss and validation figures."""
         shown = {"loss": "loss", "eval_accuracy": "accuracy", "eval_mse": "mse", "eval_macro_f1": "macro F1"}
         self.latest |= {shown[key]: value for key, value in (logs or {}).items() if key in shown}
@@ -61,9 +88,3 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-
-
-def quiet_defaults(trainer: Trainer) -> None:
-    """Take out the Trainer's own printing callbacks: :class:`Progress` stands in for them."""
-    for kind in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(kind)

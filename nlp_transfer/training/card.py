@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -19,14 +21,16 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
     metadata: dict[str, Any] = {
         "library_name": "peft" if recipe.strategy.kind == "lora" else "transformers",
         "pipeline_tag": "text-classification",
-        "base_model": recipe.model.name,
-        "tags": ["nlp-transfer", "sentiment", recipe.strategy.kind],
+        "tags": ["nlp-transfer", recipe.task.kind, recipe.strategy.kind],
     }
+    if not Path(recipe.model.name).exists():  # the hub wants the id of a hub model here
+        metadata["base_model"] = recipe.model.name
+    target = domains["target"].name
+    way = f", from {_plain(domains['source'].name)} to {_plain(target)}" if "source" in domains else ""
     parts = [
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
-        f"# {recipe.model.name} on {domains['target'].name}",
-        f"Trained with the strategy `{recipe.strategy.kind}`"
-        + (f", from {domains['source'].name} to {domains['target'].name}." if "source" in domains else "."),
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
+        f"# {_plain(recipe.model.name)} on {_plain(target)}",
+        f"Trained with the strategy `{recipe.strategy.kind}`{way}.",
         "## Data",
         _data_table(domains),
         "## Figures",
@@ -40,14 +44,13 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
             f"MMD² {mmd['value']:.5f}, permutation p-value {mmd['p_value']:.4f}, effect size "
             f"{mmd['effect_size']:.1f} standard deviations of the null.",
         ]
-    cost = result.metrics["cost"]
     parts += [
         "## Cost",
-        f"{cost['training_seconds']:.1f} s of training, {cost['peak_memory_mib']:,.0f} MiB peak memory, "
-        f"{human(cost['trainable_parameters'])} of {human(cost['total_parameters'])} parameters trained.",
+        f"{result.training_seconds:.1f} s of training, {result.peak_memory_mib:,.0f} MiB peak memory, "
+        f"{human(result.trainable_parameters)} of {human(result.total_parameters)} parameters trained.",
         "## Use",
         "```python\nfrom nlp_transfer import load_model\n\n"
-        f'model = load_model("{result.output_dir.name}")\nmodel.predict(["..."])\n```',
+        f'model = load_model({str(result.output_dir)!r})\nmodel.predict(["..."])\n```',
         "`recipe.yaml` and `environment.json` hold what is needed to repeat the run.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -64,7 +67,12 @@ def _data_table(domains: dict[str, DomainData]) -> str:
 
 def _figures_table(result: RunResult) -> str:
     domains = result.metrics["domains"]
-    columns = [(role, split) for role, splits in domains.items() for split in ("validation", "test") if split in splits]
+    columns = [
+        (role, split)
+        for role, splits in domains.items()
+        for split in ("validation", "test")
+        if split in splits
+    ]
     lines = [
         "| metric | " + " | ".join(f"{role} {split}" for role, split in columns) + " |",
         "|---|" + "---|" * len(columns),
@@ -77,4 +85,5 @@ def _figures_table(result: RunResult) -> str:
 
 
 def _plain(name: str) -> str:
-    return name.replace("|", "\\|")
+    """A name as Markdown text on one line, in a table or not."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(name.split()))

@@ -3,55 +3,45 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlp_transfer.models.embed import Embedder
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen
-from nlp_transfer.training.phases import Trained, plan_phases
+from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from nlp_transfer.data.domains import DomainData
-    from nlp_transfer.recipe import Recipe
-    from nlp_transfer.strategies import Strategy
-    from nlp_transfer.tasks.base import Task
-    from nlp_transfer.training.artifacts import RunFolder
 
-
-def fit_frozen(
-    recipe: Recipe,
-    task: Task,
-    strategy: Strategy,
-    domains: dict[str, DomainData],
-    where: Any,
-    tokenizer: Any,
-    folder: RunFolder,
-    *,
-    resume: bool = False,
-) -> Trained:
+def fit_frozen(setup: Setup) -> Trained:
     """Embed (cached), fit the head, and return encoder + pooling + head as one classifier.
 
     In sequential mode the source's head is fitted first and its scores join the target's features; an MLP,
-    which cannot take them, is fitted on both domains at once.
+    which cannot take them, is fitted on both domains at once. There is nothing to resume: embeddings are
+    cached as they are made.
+
+    Cost: one forward pass for each distinct text that is not in the cache, and the fit of the head.
+
+    Raises:
+        ModelError: the encoder cannot be loaded.
+        DataError: a label that the task does not know.
     """
     from nlp_transfer.models.classifier import classifier_from_head
 
+    recipe, task, strategy = setup.recipe, setup.task, setup.strategy
     assert isinstance(strategy, Frozen)
-    options = strategy.options
     started = time.perf_counter()
-    embedder = Embedder.load(where, recipe.model, layer=options.layer, normalize=options.normalize)
-    head, phases = None, []
-    plan = plan_phases(recipe, domains)
-    folder.start(recipe.dump())
-    if options.head == "mlp" and len(plan) > 1:
-        from datasets import concatenate_datasets
-
-        plan = [("joint", concatenate_datasets([rows for _, rows, _ in plan]), plan[-1][2])]
+    embedder = Embedder.load(
+        setup.pretrained, recipe.model, layer=strategy.options.layer, normalize=strategy.options.normalize
+    )
+    plan = plan_phases(recipe, setup.domains)
+    if strategy.options.head == "mlp" and len(plan) > 1:
+        plan = [_joined(plan)]
+    head, records = None, []
     for name, rows, _ in plan:
         embeddings = embedder.embed(rows)
         fitting = time.perf_counter()
@@ -59,11 +49,11 @@ def fit_frozen(
             np.asarray(embeddings.features),
             task.label_array(rows, name=f"{name}.train"),
             classes=task.num_labels if task.objective == "classification" else None,
-            class_weights=task.class_weights,
+            class_weights=getattr(task, "class_weights", None),
             start=head,
             seed=recipe.seed,
         )
-        phases.append(
+        records.append(
             {
                 "phase": name,
                 "rows": len(rows),
@@ -76,12 +66,19 @@ def fit_frozen(
             }
         )
     assert head is not None
-    model = classifier_from_head(embedder, head.layers, task)
-    trainable = sum(weight.size + bias.size for weight, bias in head.layers)
+    setup.folder.start(recipe.dump())
+    fitted = head
+    model = classifier_from_head(embedder, fitted.layers, task)
+    trainable = sum(weight.size + bias.size for weight, bias in fitted.layers)
     _, total = count_parameters(model.parameters())
-    seconds = time.perf_counter() - started
 
     def logits(rows: Dataset) -> NDArray:
-        return head.scores(embedder.embed(rows).features)
+        return fitted.scores(embedder.embed(rows).features)
 
-    return Trained(model, tokenizer, seconds, trainable, total, phases, logits)
+    return Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+
+
+def _joined(plan: list[Phase]) -> Phase:
+    from datasets import concatenate_datasets
+
+    return Phase("joint", concatenate_datasets([rows for _, rows, _ in plan]), plan[-1].validation)

@@ -2,37 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from datasets import Dataset
     from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from nlp_transfer.data.domains import DomainData
+    from nlp_transfer.models.load import ModelSource
     from nlp_transfer.recipe import Recipe
+    from nlp_transfer.strategies import Strategy
+    from nlp_transfer.tasks.base import Task
+    from nlp_transfer.training.artifacts import RunFolder
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that training needs, checked and loaded; the pretrained weights are not loaded yet.
+
+    Attributes:
+        recipe: what to do.
+        task: bound to the training data.
+        strategy: which weights move.
+        domains: ``target``, and ``source`` where there is one.
+        pretrained: where the pretrained model lies.
+        tokenizer: of that model.
+        folder: the run folder, not yet written to.
+        resume: go on from what is in the folder.
+        callbacks: the caller's, for the Trainer.
+    """
+
+    recipe: Recipe
+    task: Task
+    strategy: Strategy
+    domains: dict[str, DomainData]
+    pretrained: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    folder: RunFolder
+    resume: bool = False
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 @dataclass
 class Trained:
-    """What a strategy hands back to the run."""
+    """What a strategy hands back to the run.
+
+    Attributes:
+        model: the trained classifier (or adapter on one).
+        seconds: wall time of training, or of embedding and fitting.
+        trainable, total: numbers of weights.
+        phases: the figures of each phase, for ``metrics.json``.
+        logits: logits of raw rows by a cheaper way than a pass through the model, where there is one.
+    """
 
     model: Any
-    tokenizer: Any
     seconds: float
     trainable: int
     total: int
     phases: list[dict[str, Any]] = field(default_factory=list)
     logits: Callable[[Dataset], NDArray] | None = None
-    """Logits of raw rows by a cheaper way than a pass through the model, where there is one."""
 
 
-def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[tuple[str, Dataset, Dataset | None]]:
-    """The training phases as (name, training rows, validation rows).
+class Phase(NamedTuple):
+    """One training: its name (source, target or joint), its rows, and those that pick the best checkpoint."""
+
+    name: str
+    rows: Dataset
+    validation: Dataset | None
+
+
+def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
+    """The training phases, in order.
 
     Raises:
         DataError: no labelled rows to train on.
@@ -40,15 +85,14 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[tuple[st
     from datasets import concatenate_datasets
 
     target, source = domains["target"], domains.get("source")
-    if source is not None and source.train is not None and recipe.source is not None:
-        if recipe.source.mode == "joint" and target.train is not None:
+    phases = []
+    if source is not None and source.train is not None:
+        if recipe.source is not None and recipe.source.mode == "joint" and target.train is not None:
             rows = concatenate_datasets([source.train, target.train])
-            return [("joint", rows, target.validation or source.validation)]
-        phases = [("source", source.train, source.validation)]
-    else:
-        phases = []
+            return [Phase("joint", rows, target.validation or source.validation)]
+        phases.append(Phase("source", source.train, source.validation))
     if target.train is not None:
-        phases.append(("target", target.train, target.validation))
+        phases.append(Phase("target", target.train, target.validation))
     if not phases:
         raise DataError(
             "there are no labelled rows to train on",

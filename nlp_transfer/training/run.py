@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nlp_transfer.console import calm, is_main_process, notice, warn
-from nlp_transfer.data.checks import cross_check
+from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.tasks import TASKS
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
-from nlp_transfer.training.phases import Trained
+from nlp_transfer.training.phases import Setup, Trained
+from nlp_transfer.training.resume import check_resumable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from datasets import Dataset
+    from transformers import TrainerCallback
 
     from nlp_transfer.shift.report import ShiftReport
-    from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
 
 METRICS_SCHEMA = 1
+"""Version of the layout of ``metrics.json``; it rises when a key changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
@@ -34,37 +38,72 @@ class RunResult:
     Attributes:
         output_dir: the run folder.
         metrics: the content of ``metrics.json``: for each domain and split, every figure with its interval.
-        strategy: full, frozen or lora.
-        seconds: wall time of the whole run.
-        training_seconds: wall time of training (or of embedding and fitting) alone.
-        trainable_parameters, total_parameters: numbers of weights.
-        peak_memory_mib: of this process, or of the GPU where that is larger.
         shift: the shift report, where source and target were there.
     """
 
     output_dir: Path
     metrics: dict[str, Any]
-    strategy: str
-    seconds: float
-    training_seconds: float
-    trainable_parameters: int
-    total_parameters: int
-    peak_memory_mib: float
     shift: ShiftReport | None = None
 
+    @property
+    def strategy(self) -> str:
+        """full, frozen or lora."""
+        return self.metrics["strategy"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the whole run, up to the writing of the model."""
+        return self.metrics["cost"]["seconds"]
+
+    @property
+    def training_seconds(self) -> float:
+        """Wall time of training (or of embedding and fitting) alone."""
+        return self.metrics["cost"]["training_seconds"]
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Number of weights that moved."""
+        return self.metrics["cost"]["trainable_parameters"]
+
+    @property
+    def total_parameters(self) -> int:
+        """Number of weights."""
+        return self.metrics["cost"]["total_parameters"]
+
+    @property
+    def peak_memory_mib(self) -> float:
+        """Of the GPU where there is one, else of this process."""
+        return self.metrics["cost"]["peak_memory_mib"]
+
     def score(self, domain: str = "target", split: str = "test", metric: str = "accuracy") -> float:
-        """One figure, such as the target's test accuracy."""
+        """One figure, such as the target's test accuracy.
+
+        Raises:
+            KeyError: no such domain, split or metric in this run.
+        """
         return self.metrics["domains"][domain][split][metric]["value"]
 
 
 @calm()
-def train(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> RunResult:
+def train(
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> RunResult:
     """Run a recipe: load the domains, look at the shift, train, evaluate and write the run folder.
+
+    On one CPU process equal recipes, data and versions give equal weights, resumed or not. The global
+    generators of ``random``, NumPy and torch (CPU) are seeded with ``training.seed`` while this runs, as
+    ``transformers.Trainer`` needs it, and are afterwards where they were before.
 
     Args:
         recipe: what to do.
         overwrite: replace an earlier run in ``output_dir``.
-        resume: go on from the last checkpoint in ``output_dir``.
+        resume: go on from the last complete checkpoint in ``output_dir``; without one, start anew. A finished
+            source phase is not repeated.
+        callbacks: for ``transformers.Trainer``, in every phase; the frozen strategy calls none.
 
     Raises:
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
@@ -74,58 +113,100 @@ def train(recipe: Recipe, *, overwrite: bool = False, resume: bool = False) -> R
 
     started = time.perf_counter()
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
+    if resume:
+        check_resumable(folder, recipe)
     task = TASKS[recipe.task.kind](recipe.task)
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
-    training_rows = {f"{role}.train": data.train for role, data in domains.items() if data.train is not None}
-    task = task.bind(training_rows)
-    where = locate(recipe.model)
-    tokenizer = load_tokenizer(where, recipe.model)
-    shift = shift_summary(recipe, domains) if recipe.shift.enabled and "source" in domains else None
-    if strategy.extracts:
-        from nlp_transfer.training.extract import fit_frozen as fit
-    else:
-        from nlp_transfer.training.tune import fine_tune as fit
-    trained = fit(recipe, task, strategy, domains, where, tokenizer, folder, resume=resume)
-    scores = evaluate_domains(task, trained, domains, recipe)
-    result = RunResult(
-        output_dir=folder.path,
-        metrics=_metrics(recipe, task, domains, scores, trained, shift, time.perf_counter() - started),
-        strategy=recipe.strategy.kind,
-        seconds=time.perf_counter() - started,
-        training_seconds=trained.seconds,
-        trainable_parameters=trained.trainable,
-        total_parameters=trained.total,
-        peak_memory_mib=peak_memory_mib(),
-        shift=shift,
+    task = task.bind(
+        {f"{role}.train": data.train for role, data in domains.items() if data.train is not None}
     )
+    check_labels(task, domains)
+    pretrained = locate(recipe.model)
+    tokenizer = load_tokenizer(pretrained, recipe.model)
+    shift = shift_summary(recipe, domains) if recipe.shift.enabled and "source" in domains else None
+    setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
+    with _random_state_kept():
+        trained = _fit(setup)
+    scores = evaluate_domains(setup, trained)
+    metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started)
+    result = RunResult(folder.path, metrics, shift)
     if is_main_process():
-        _write(folder, recipe, domains, trained, result, where)
+        _write(setup, trained, result)
     return result
+
+
+def _fit(setup: Setup) -> Trained:
+    if setup.strategy.extracts:
+        from nlp_transfer.training.extract import fit_frozen
+
+        return fit_frozen(setup)
+    from nlp_transfer.training.tune import fine_tune
+
+    return fine_tune(setup)
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave the CPU generators of random, NumPy and torch where they were."""
+    import random
+
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
     """Load target and source, print what was found about them, and check them against each other."""
-    held_out = () if STRATEGIES[recipe.strategy.kind][0].extracts else ("validation",)
-    domains = {}
-    for role, options in (("source", recipe.source), ("target", recipe.target)):
+    validates = not STRATEGIES[recipe.strategy.kind][0].extracts
+    needed = (
+        ("train", "validation") if validates and recipe.training.get("eval_strategy") != "no" else ("train",)
+    )
+    domains: dict[str, DomainData] = {}
+    roles: tuple[Literal["source", "target"], ...] = ("source", "target")
+    for role in roles:
+        options = recipe.source if role == "source" else recipe.target
         if options is None:
             continue
-        trains = role == "source" or options.trains
         domains[role] = load_domain(
             options,
             role=role,
-            objective=task.objective,
+            objective=cast("Any", task.objective),
             seed=recipe.seed,
             base=recipe.base,
-            need=("train", *held_out) if trains else (),
+            need=needed if role == "source" or options.trains else (),
         )
-    findings = [(f"{role} ", finding) for role, data in domains.items() for finding in data.checks]
+    for finding_role, data in domains.items():
+        _tell(data.checks, f"{finding_role} ")
     if len(domains) == 2:
-        findings += [("", finding) for finding in cross_check(domains["source"], domains["target"])]
-    for role, finding in findings:
-        (warn if finding.level == "warning" else notice)(f"{role}{finding.message}")
+        between = cross_check(domains["source"], domains["target"])
+        _tell(between, "")
+        domains["target"] = replace(domains["target"], checks=[*domains["target"].checks, *between])
     return domains
+
+
+def _tell(findings: Iterable[Finding], prefix: str) -> None:
+    for finding in findings:
+        (warn if finding.level == "warning" else notice)(f"{prefix}{finding.message}")
+
+
+def check_labels(task: Task, domains: dict[str, DomainData]) -> None:
+    """Read the labels that the run is scored on, so that none is found to be unknown after the training.
+
+    Raises:
+        DataError: a label that the task does not know.
+    """
+    for role, data in domains.items():
+        for split, rows in (("validation", data.validation), ("test", data.test)):
+            if rows:
+                task.label_array(rows, name=f"{role}.{split}")
 
 
 def shift_summary(recipe: Recipe, domains: dict[str, DomainData]) -> ShiftReport | None:
@@ -142,21 +223,21 @@ def shift_summary(recipe: Recipe, domains: dict[str, DomainData]) -> ShiftReport
     )
 
 
-def evaluate_domains(
-    task: Task, trained: Trained, domains: dict[str, DomainData], recipe: Recipe
-) -> dict[str, dict[str, Any]]:
-    """Score the model on every labelled validation and test split of every domain."""
+def evaluate_domains(setup: Setup, trained: Trained) -> dict[str, dict[str, Any]]:
+    """Score the model on every labelled validation and test split: {role: {split: report}}."""
+    task, limit = setup.task, setup.recipe.model.max_length
     scores: dict[str, dict[str, Any]] = {}
-    for role, data in domains.items():
+    for role, data in setup.domains.items():
         for split in ("validation", "test"):
             rows: Dataset | None = getattr(data, split)
-            if rows is not None and len(rows):
-                if trained.logits is None:
-                    limit = recipe.model.max_length
-                    report = score(task, trained.model, trained.tokenizer, rows, limit, name=f"{role}.{split}")
-                else:
-                    report = task.evaluate(trained.logits(rows), task.label_array(rows, name=f"{role}.{split}"))
-                scores.setdefault(role, {})[split] = report
+            if not rows:
+                continue
+            name = f"{role}.{split}"
+            if trained.logits is None:
+                report = score(task, trained.model, setup.tokenizer, rows, limit, name=name)
+            else:
+                report = task.evaluate(trained.logits(rows), task.label_array(rows, name=name))
+            scores.setdefault(role, {})[split] = report
     return scores
 
 
@@ -173,17 +254,17 @@ def score(
 
 
 def _metrics(
-    recipe: Recipe,
-    task: Task,
-    domains: dict[str, DomainData],
+    setup: Setup,
     scores: dict[str, dict[str, Any]],
     trained: Trained,
     shift: ShiftReport | None,
     seconds: float,
 ) -> dict[str, Any]:
+    """The content of ``metrics.json``; docs/run-folder.md describes the keys."""
+    recipe, domains = setup.recipe, setup.domains
     return {
         "schema_version": METRICS_SCHEMA,
-        "task": task.kind,
+        "task": setup.task.kind,
         "strategy": recipe.strategy.kind,
         "model": recipe.model.name,
         "domains": {role: {"name": domains[role].name, **splits} for role, splits in scores.items()},
@@ -195,24 +276,27 @@ def _metrics(
             "total_parameters": trained.total,
         },
         "phases": trained.phases,
-        "data": [asdict(finding) for data in domains.values() for finding in data.checks],
+        "data": [
+            {"domain": role, **asdict(finding)} for role, data in domains.items() for finding in data.checks
+        ],
         "shift": shift.to_dict() if shift is not None else None,
     }
 
 
-def _write(
-    folder: RunFolder, recipe: Recipe, domains: dict[str, DomainData], trained: Trained, result: RunResult, where: Any
-) -> None:
+def _write(setup: Setup, trained: Trained, result: RunResult) -> None:
+    """Write the model and what describes it; ``metrics.json`` last, as the mark of a finished run."""
     from nlp_transfer.models.classifier import save_classifier
     from nlp_transfer.training.card import model_card
 
+    recipe, folder, source = setup.recipe, setup.folder, setup.pretrained
+
     def save(path: Path) -> None:
         save_classifier(trained.model, path)
-        trained.tokenizer.save_pretrained(path)
+        setup.tokenizer.save_pretrained(path)
 
     folder.save_model(save)
-    fingerprints = {role: data.fingerprints for role, data in domains.items()}
-    extra = {"model": {"name": recipe.model.name, "revision": where.revision, "embedded": where.embedded}}
-    write_json(folder.path / "environment.json", environment(recipe.seed, fingerprints, extra))
-    write_text(folder.path / "README.md", model_card(recipe, domains, result))
+    fingerprints = {role: data.fingerprints for role, data in setup.domains.items()}
+    model = {"name": recipe.model.name, "revision": source.revision, "embedded": source.embedded}
+    write_json(folder.path / "environment.json", environment(recipe.seed, fingerprints, {"model": model}))
+    write_text(folder.path / "README.md", model_card(recipe, setup.domains, result))
     write_json(folder.metrics, result.metrics)

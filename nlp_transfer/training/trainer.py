@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 
-from nlp_transfer.console import is_main_process
-from nlp_transfer.errors import Problem, RecipeError
-from nlp_transfer.models.precision import bf16_pays
-from nlp_transfer.training.callbacks import Progress, quiet_defaults
+from nlp_transfer.training.arguments import training_arguments
+from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
+from nlp_transfer.training.resume import keep_phase, last_checkpoint, stopped_early
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-    from datasets import Dataset
-    from torch import nn
-    from transformers import PreTrainedTokenizerBase
-
-    from nlp_transfer.recipe import Recipe
     from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
+    from nlp_transfer.training.phases import Phase, Setup
 
 
 class TransferTrainer(Trainer):
@@ -32,15 +28,20 @@ class TransferTrainer(Trainer):
 
     def __init__(self, *args: Any, task: Task, strategy: Strategy, **kwargs: Any) -> None:
         self.task, self.strategy = task, strategy
-        super().__init__(*args, compute_loss_func=self._task_loss, **kwargs)
+        kwargs["compute_loss_func"] = self._task_loss
+        super().__init__(*args, **kwargs)
 
-    def _task_loss(self, outputs, labels, num_items_in_batch=None) -> torch.Tensor:
+    def _task_loss(
+        self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
         return self.task.loss(outputs["logits"], labels, num_items=num_items_in_batch)
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """Split the Trainer's parameter groups by the strategy's learning-rate scales."""
+        if self.optimizer is not None:
+            return super().create_optimizer(model)
         optimizer = super().create_optimizer(model)
-        module = self.model if model is None else model
+        module: Any = self.model if model is None else model
         scales = self.strategy.learning_rate_scales(module)
         if scales is None:
             return optimizer
@@ -57,111 +58,78 @@ class TransferTrainer(Trainer):
         return optimizer
 
 
-def training_arguments(
-    recipe: Recipe, task: Task, strategy: Strategy, folder: Path, *, evaluates: bool
-) -> TrainingArguments:
-    """Our defaults, under the strategy's needs, under the recipe's ``training:`` values.
+def fit_phase(model: nn.Module, setup: Setup, phase: Phase, *, keep: bool) -> dict[str, Any]:
+    """Train the model in place on one encoded phase; the best checkpoint's weights are in it afterwards.
 
-    Raises:
-        RecipeError: the values contradict each other.
-    """
-    on_cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    metric, greater = task.best_metric
-    values: dict[str, Any] = {
-        "per_device_train_batch_size": 32,
-        "per_device_eval_batch_size": 64,
-        "learning_rate": strategy.default_learning_rate,
-        "warmup_steps": 0.1,
-        "weight_decay": 0.01,
-        "train_sampling_strategy": "group_by_length",
-        "logging_strategy": "epoch",
-        "save_strategy": "epoch",
-        "save_total_limit": 2,
-        "use_cpu": on_cpu,
-        "bf16": not recipe.training.get("fp16", False) and bf16_pays("cpu" if on_cpu else "cuda"),
-        "dataloader_pin_memory": not on_cpu,
-        **strategy.trainer_defaults(),
-    }
-    if evaluates:
-        values |= {
-            "eval_strategy": "epoch",
-            "load_best_model_at_end": True,
-            "metric_for_best_model": metric,
-            "greater_is_better": greater,
-        }
-        if recipe.training.get("eval_strategy") == "steps":
-            values |= {"save_strategy": "steps"}
-            values |= {"save_steps": recipe.training["eval_steps"]} if "eval_steps" in recipe.training else {}
-        elif recipe.training.get("eval_strategy") == "no" or recipe.training.get("save_strategy") == "no":
-            values |= {"load_best_model_at_end": False}
-    wanted = dict(recipe.training)
-    if not evaluates:
-        wanted = {key: value for key, value in wanted.items() if key not in ("eval_strategy", "load_best_model_at_end")}
-    try:
-        return TrainingArguments(
-            output_dir=str(folder), disable_tqdm=True, remove_unused_columns=True, length_column_name="length", **(values | wanted)
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise RecipeError("training", [Problem("training", None, " ".join(str(error).split()))]) from error
-
-
-def fit_phase(
-    model: nn.Module,
-    recipe: Recipe,
-    task: Task,
-    strategy: Strategy,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    name: str,
-    train: Dataset,
-    validation: Dataset | None,
-    folder: Path,
-    resume: bool = False,
-) -> dict[str, Any]:
-    """Train the model in place on one encoded data set; the best checkpoint's weights are in it afterwards.
+    Args:
+        model: prepared by the strategy.
+        setup: of the run.
+        phase: with encoded rows.
+        keep: store the outcome, so that a later phase can be resumed without repeating this one.
 
     Returns:
-        seconds, steps, samples_per_second, training loss and the log history.
+        What ``metrics.json`` says about the phase. Of a resumed phase, seconds, samples per second and
+        training loss are those since ``resumed_at``.
+
+    Raises:
+        RecipeError: fields under ``training`` that contradict each other.
     """
-    arguments = training_arguments(recipe, task, strategy, folder, evaluates=validation is not None)
-    trainer = TransferTrainer(
-        model=model,
-        args=arguments,
-        data_collator=task.collator(tokenizer),
-        train_dataset=train,
-        eval_dataset=validation,
-        processing_class=tokenizer,
-        compute_metrics=task.compute_metrics if validation is not None else None,
-        callbacks=[*strategy.callbacks(), *_early_stopping(recipe, arguments), Progress(f"train on {name}")],
-        task=task,
-        strategy=strategy,
-    )
-    quiet_defaults(trainer)
-    outcome = trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
-    history = [entry for entry in trainer.state.log_history if is_main_process()]
-    return {
-        "phase": name,
-        "rows": len(train),
+    trainer, checkpoint = _trainer(model, setup, phase)
+    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    state = trainer.state
+    record = {
+        "phase": phase.name,
+        "rows": len(phase.rows),
         "steps": outcome.global_step,
+        "resumed_at": None if checkpoint is None else int(checkpoint.rpartition("-")[2]),
         "seconds": round(outcome.metrics["train_runtime"], 3),
         "samples_per_second": outcome.metrics["train_samples_per_second"],
         "training_loss": outcome.training_loss,
-        "bf16": arguments.bf16,
-        "best_metric": trainer.state.best_metric,
-        "history": history,
+        "bf16": trainer.args.bf16,
+        "best_metric": state.best_metric,
+        "best_step": state.best_global_step,
+        "history": state.log_history,
     }
+    record = _finite(record)
+    if keep:
+        keep_phase(trainer, setup.folder.checkpoints(phase.name), record)
+    return record
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint folder of a phase, or None."""
-    from transformers.trainer_utils import get_last_checkpoint
+def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrainer, str | None]:
+    """The Trainer of a phase, and the checkpoint that it resumes from."""
+    recipe, task, strategy = setup.recipe, setup.task, setup.strategy
+    evaluates = phase.validation is not None
+    folder = setup.folder.checkpoints(phase.name)
+    arguments = training_arguments(recipe, task, strategy, folder, evaluates=evaluates)
+    checkpoint = last_checkpoint(folder) if setup.resume else None
+    if checkpoint is not None:
+        arguments.max_steps = stopped_early(checkpoint) or arguments.max_steps
+    callbacks = [*strategy.callbacks(), LengthGroupedOrder()]
+    if recipe.early_stopping is not None and arguments.eval_strategy != "no":
+        stopping = recipe.early_stopping
+        callbacks.append(EarlyStoppingCallback(stopping.patience, stopping.threshold))
+    trainer = TransferTrainer(
+        model=model,
+        args=arguments,
+        data_collator=task.collator(setup.tokenizer),
+        train_dataset=phase.rows,
+        eval_dataset=phase.validation,
+        processing_class=setup.tokenizer,
+        compute_metrics=task.compute_metrics if evaluates else None,
+        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks],
+        task=task,
+        strategy=strategy,
+    )
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+    return trainer, None if checkpoint is None else str(checkpoint)
 
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
-
-def _early_stopping(recipe: Recipe, arguments: TrainingArguments) -> list:
-    from transformers import EarlyStoppingCallback
-
-    if recipe.early_stopping is None or arguments.eval_strategy == "no":
-        return []
-    return [EarlyStoppingCallback(recipe.early_stopping.patience, recipe.early_stopping.threshold)]
+def _finite(value: Any) -> Any:
+    """The value with None in place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,74 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nlp_transfer.console import warn
+from nlp_transfer.console import notice, warn
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.strategies.base import count_parameters
-from nlp_transfer.training.phases import Trained, plan_phases
+from nlp_transfer.training.arguments import training_arguments
+from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
+from nlp_transfer.training.resume import finished_phase, load_phase
 from nlp_transfer.training.trainer import fit_phase
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from nlp_transfer.data.domains import DomainData
-    from nlp_transfer.recipe import Recipe
-    from nlp_transfer.strategies import Strategy
-    from nlp_transfer.tasks.base import Task
-    from nlp_transfer.training.artifacts import RunFolder
-
 TRUNCATION_WARNING = 0.05
+"""Share of cut texts from which on a warning is due."""
 
 
-def fine_tune(
-    recipe: Recipe,
-    task: Task,
-    strategy: Strategy,
-    domains: dict[str, DomainData],
-    where: Any,
-    tokenizer: Any,
-    folder: RunFolder,
-    *,
-    resume: bool = False,
-) -> Trained:
-    """Train on the source, then on the target (sequential), or on both at once (joint)."""
+def fine_tune(setup: Setup) -> Trained:
+    """Train on the source, then on the target (sequential), or on both at once (joint).
+
+    A resumed run takes over the phases that were finished, and goes on in the one that was not.
+
+    Raises:
+        ModelError: the model cannot be loaded, or the strategy does not fit it.
+        RecipeError: fields under ``training`` that contradict each other.
+    """
     from transformers import set_seed
 
+    recipe, task = setup.recipe, setup.task
     set_seed(recipe.seed)
-    model = task.build_model(where, recipe.model, quantization=strategy.quantization_config())
-    max_length = resolve_max_length(tokenizer, model.config, recipe.model.max_length)
-    model = strategy.prepare(model)
-    folder.start(recipe.dump())
-    seconds, phases = 0.0, []
-    plan = plan_phases(recipe, domains)
-    for name, rows, validation in plan:
-        encoded = encode(task, rows, tokenizer, max_length, f"{name} training")
-        held_out = None
-        if validation is not None:
-            held_out = encode(task, validation, tokenizer, max_length, f"{name} validation")
-        phase = fit_phase(
-            model,
-            recipe,
-            task,
-            strategy,
-            tokenizer,
-            name=name,
-            train=encoded,
-            validation=held_out,
-            folder=folder.checkpoints(name),
-            resume=resume,
-        )
-        seconds += phase["seconds"]
-        phases.append(phase)
-    trainable, total = count_parameters(model.parameters())
-    return Trained(model, tokenizer, seconds, trainable, total, phases)
+    model = task.build_model(
+        setup.pretrained, recipe.model, quantization=setup.strategy.quantization_config()
+    )
+    max_length = resolve_max_length(setup.tokenizer, model.config, recipe.model.max_length)
+    prepared = setup.strategy.prepare(model)
+    plan = plan_phases(recipe, setup.domains)
+    for name, _, validation in plan:
+        folder = setup.folder.checkpoints(name)
+        training_arguments(recipe, task, setup.strategy, folder, evaluates=validation is not None)
+    setup.folder.start(recipe.dump())
+    records = []
+    for number, (name, rows, validation) in enumerate(plan, 1):
+        record = finished_phase(setup.folder.checkpoints(name)) if setup.resume else None
+        if record is not None:
+            load_phase(prepared, setup.folder.checkpoints(name))
+            notice(f"train on {name}: finished before the run was interrupted, taken over")
+        else:
+            train = _encode(setup, rows, max_length, f"{name} training")
+            held_out = validation and _encode(setup, validation, max_length, f"{name} validation")
+            phase = Phase(name, train, held_out)
+            record = fit_phase(prepared, setup, phase, keep=number < len(plan))
+        records.append(record)
+    trainable, total = count_parameters(prepared.parameters())
+    return Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
 
 
-def encode(task: Task, rows: Dataset, tokenizer: Any, max_length: int, name: str) -> Dataset:
+def _encode(setup: Setup, rows: Dataset, max_length: int, name: str) -> Dataset:
     """Encode rows and warn when many texts are cut."""
-    encoded = task.encode(rows, tokenizer, max_length, name=name)
-    cut = task.truncation_rate(encoded)
+    encoded = setup.task.encode(rows, setup.tokenizer, max_length, name=name)
+    cut = setup.task.truncation_rate(encoded)
     if cut > TRUNCATION_WARNING:
-        warn(f"{name}: {cut:.0%} of the texts are longer than {max_length} tokens and are cut (model.max_length)")
+        warn(
+            f"{name}: {cut:.0%} of the texts are longer than {max_length} tokens and are cut "
+            "(model.max_length)"
+        )
     return encoded

@@ -33,7 +33,9 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nlp_transfer."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nlp_transfer.")}
+            found |= {
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nlp_transfer.")
+            }
     return found
 
 

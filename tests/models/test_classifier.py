@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,7 +64,9 @@ def test_logits_are_encoder_pooling_and_head(tmp_path, kind, pooling):
     model.eval()
     encoder = load_encoder(*source_of(folder)).eval()
     with torch.no_grad():
-        hidden = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        hidden = encoder(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).last_hidden_state
         expected = model.classifier(pool(hidden, batch["attention_mask"], pooling))
         torch.testing.assert_close(model(**batch).logits, expected)
 
@@ -116,7 +119,9 @@ def test_a_plain_pipeline_gives_the_same(bert, tmp_path, pooling):
         assert [got[name] for name in LABELS.values()] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "pooling"), [("bert", "mean"), ("bert", "stock"), ("gpt2", "stock"), ("t5", "mean")])
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("bert", "mean"), ("bert", "stock"), ("gpt2", "stock"), ("t5", "mean")]
+)
 def test_features_with_and_without_logits(tmp_path, kind, pooling):
     model, _, batch = build(tiny_model(tmp_path / "m", kind), pooling)
     model.eval()
@@ -159,12 +164,17 @@ def test_an_adapter_keeps_the_head(bert, tmp_path, pooling):
         start, options, num_labels=3, id2label=LABELS, problem_type="single_label_classification"
     )
     torch.testing.assert_close(kept.eval()(**batch).logits, expected, atol=1e-5, rtol=1e-4)
-    hidden = load_encoder(start, options).eval()(
-        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    ).last_hidden_state
+    hidden = (
+        load_encoder(start, options)
+        .eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        .last_hidden_state
+    )
     if pooling == "mean":
         torch.testing.assert_close(
-            pool(hidden, batch["attention_mask"], "mean"), pooled_features(adapted, batch), atol=1e-5, rtol=1e-4
+            pool(hidden, batch["attention_mask"], "mean"),
+            pooled_features(adapted, batch),
+            atol=1e-5,
+            rtol=1e-4,
         )
 
 
@@ -202,7 +212,7 @@ def test_gradient_checkpointing_changes_memory_only(bert):
     model.zero_grad()
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
-    assert model.is_gradient_checkpointing
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     model(**batch, labels=TARGETS).loss.backward()
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, plain[name])
@@ -237,10 +247,7 @@ def test_a_head_fitted_on_embeddings(sentence_encoder, tmp_path, normalize, laye
     features = embedder.embed(TEXTS).features.astype(float)
     rng = np.random.default_rng(0)
     sizes = [16, *([hidden] if hidden else []), 3]
-    layers = [
-        (rng.normal(size=(outer, inner)), rng.normal(size=outer))
-        for inner, outer in zip(sizes[:-1], sizes[1:], strict=True)
-    ]
+    layers = [(rng.normal(size=(outer, inner)), rng.normal(size=outer)) for inner, outer in pairwise(sizes)]
     transform = rng.normal(size=(16, features.shape[1])), rng.normal(size=16)
     expected = features @ transform[0].T + transform[1]
     for number, (weight, bias) in enumerate(layers):
@@ -267,7 +274,11 @@ def test_the_embedded_encoder_builds_a_pooled_classifier():
     options = ModelOptions()
     source = locate(options)
     model = build_classifier(
-        source, options, num_labels=2, id2label={0: "no", 1: "yes"}, problem_type="single_label_classification"
+        source,
+        options,
+        num_labels=2,
+        id2label={0: "no", 1: "yes"},
+        problem_type="single_label_classification",
     )
     assert isinstance(model, PooledClassifier)
     assert model.config.pooling == "mean"

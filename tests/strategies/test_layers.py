@@ -16,12 +16,23 @@ from nlp_transfer.strategies.layers import layer_stacks, parameter_depths
 
 SMALL = {"vocab_size": 50, "num_labels": 2}
 CONFIGS = {
-    "bert": BertConfig(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, **SMALL),
+    "bert": BertConfig(
+        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, **SMALL
+    ),
     "distilbert": DistilBertConfig(dim=8, n_layers=3, n_heads=2, hidden_dim=16, **SMALL),
-    "gpt2": GPT2Config(n_embd=8, n_layer=3, n_head=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SMALL),
+    "gpt2": GPT2Config(
+        n_embd=8, n_layer=3, n_head=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **SMALL
+    ),
     "llama": LlamaConfig(
-        hidden_size=8, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, intermediate_size=16,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, **SMALL,
+        hidden_size=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **SMALL,
     ),
 }
 T5 = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=16, num_layers=3, num_heads=2)

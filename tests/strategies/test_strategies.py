@@ -75,7 +75,7 @@ def test_lora_attention_only():
 
 
 def test_lora_unknown_target_lists_the_valid_ones():
-    with pytest.raises(ModelError, match="attention.self.query"):
+    with pytest.raises(ModelError, match=r"attention\.self\.query"):
         Lora(LoraOptions(target_modules=["q_projection"])).prepare(bert())
 
 

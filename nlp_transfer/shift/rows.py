@@ -1,0 +1,210 @@
+"""Which texts and labels of two domains the report looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from nlp_transfer.data.checks import fingerprint, label_counts
+from nlp_transfer.data.columns import (
+    LABEL_COLUMNS,
+    find_label_column,
+    find_text_column,
+    normalise,
+    wanted_columns,
+)
+from nlp_transfer.data.domains import DomainData, load_domain
+from nlp_transfer.data.labels import canonical
+from nlp_transfer.data.load import read_table, take_rows
+from nlp_transfer.data.options import SAMPLE_PREFIX, DomainOptions, place_options
+from nlp_transfer.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Role = Literal["source", "target"]
+MOST_CLASSES = 20
+"""More different labels than this are ratings or something else, not classes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The rows drawn from one domain.
+
+    Attributes:
+        name: of the domain.
+        total: texts it has for this purpose, before the draw.
+        total_labels: those of them with a label.
+        fingerprint: SHA-256 of the texts and labels drawn from.
+        texts: those drawn at random; every comparison of texts uses exactly these.
+        labelled: texts with a label, as far as they were asked for; drawn too.
+        labels: their classes, (len(labelled),).
+        notes: what a reader has to know of the draw.
+    """
+
+    name: str
+    total: int
+    total_labels: int
+    fingerprint: str
+    texts: tuple[str, ...]
+    labelled: tuple[str, ...]
+    labels: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def shares(self) -> dict[str, float]:
+        """Share of each class among the labels; empty without labels."""
+        names, counts = np.unique(self.labels, return_counts=True)
+        return {str(name): float(count / counts.sum()) for name, count in zip(names, counts, strict=True)}
+
+
+def draw(data: DomainData, *, max_samples: int, seed: int, labels: int | None = None) -> Sample:
+    """Draw the rows that stand for a domain, by seed and never from the head.
+
+    The training rows stand for a domain, a target's unlabelled texts beside them; where there are neither,
+    validation, then test. Labels come from the training rows alone, so that held-out labels stay unseen.
+
+    Args:
+        data: a loaded domain.
+        max_samples: texts drawn at most, and labelled texts drawn at most.
+        seed: the same seed draws the same rows.
+        labels: labelled rows wanted; None for all there are.
+
+    Raises:
+        DataError: fewer than two texts.
+    """
+    parts = {"train": data.train, "unlabeled": data.unlabeled}
+    if data.role == "source" and data.train is not None and len(data.train):
+        parts["unlabeled"] = None
+    used = {name: rows for name, rows in parts.items() if rows is not None and len(rows)}
+    if not used:
+        rest = {"validation": data.validation, "test": data.test}
+        used = {name: rows for name, rows in rest.items() if rows is not None and len(rows)}
+        used = dict(list(used.items())[:1])
+    total = sum(len(rows) for rows in used.values())
+    if total < 2:
+        raise DataError(
+            f"domain {data.name} has too few texts to compare",
+            expected="at least 2 texts",
+            found=str(total),
+            fix="name a file with more texts",
+        )
+    order = np.random.default_rng(seed).permutation(total)
+    texts = _texts(list(used.values()), order[:max_samples])
+    names, notes = _classes(data, used.get("train"))
+    rows = order[order < len(names)]
+    rows = rows[: max_samples if labels is None else min(labels, max_samples)]
+    return Sample(
+        name=data.name,
+        total=total,
+        total_labels=len(names),
+        fingerprint="+".join(data.fingerprints[name] for name in used),
+        texts=texts,
+        labelled=_texts([used["train"]], rows) if len(rows) else (),
+        labels=names[rows],
+        notes=notes,
+    )
+
+
+def _classes(data: DomainData, train: Dataset | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The class of each training row; empty where there are no classes, with the reason."""
+    none = np.zeros(0, dtype="U1")
+    if train is None or "label" not in train.column_names:
+        return none, ()
+    if data.objective == "regression":
+        return none, (f"{data.name} has ratings, and the probe learns classes: its labels are not used.",)
+    names = np.array(train["label"][:], dtype=str)
+    if len(np.unique(names)) > MOST_CLASSES:
+        count = len(np.unique(names))
+        return none, (f"{data.name} has {count} different labels: too many to be classes, so they are not used.",)
+    return names, ()
+
+
+def _texts(parts: Sequence[Dataset], rows: np.ndarray) -> tuple[str, ...]:
+    """The texts with these numbers, counted through all parts."""
+    found: dict[int, str] = {}
+    start = 0
+    for part in parts:
+        own = rows[(rows >= start) & (rows < start + len(part))]
+        if len(own):
+            found.update(zip(own.tolist(), part.select(own - start)["text"][:], strict=True))
+        start += len(part)
+    return tuple(found[row] for row in rows.tolist())
+
+
+def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
+    """Drop labels that cannot be compared: a source with one class, or domains without a class in common."""
+    ours, theirs = set(source.labels.tolist()), set(target.labels.tolist())
+    if len(ours) == 1:
+        note = f"All labels of {source.name} are {next(iter(ours))!r}: nothing can be learned from them."
+        return _unlabelled(source, note), _unlabelled(target)
+    if ours and theirs and not ours & theirs:
+        note = (
+            f"{source.name} and {target.name} have no class in common ({_list(ours)}; {_list(theirs)}): the target's "
+            "labels are not used. Give both the same names, for example with label_map in a recipe."
+        )
+        return source, _unlabelled(target, note)
+    return source, target
+
+
+def _unlabelled(sample: Sample, *notes: str) -> Sample:
+    return replace(sample, labelled=(), labels=sample.labels[:0], total_labels=0, notes=(*sample.notes, *notes))
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def load_side(
+    place: str, role: Role, *, seed: int, text_column: str | None = None, label_column: str | None = None
+) -> DomainData:
+    """Load a file or ``sample:NAME`` for a comparison, with its labels where there are any.
+
+    A label column is found by its name. Rows whose label is missing count as unlabelled texts.
+
+    Raises:
+        DataError: the file cannot be read, or has no column of texts.
+    """
+    options = place_options(place, text_column=text_column, label_column=label_column)
+    if place.startswith(SAMPLE_PREFIX):
+        return load_domain(options, role=role, objective="classification", seed=seed, need=())
+    table = read_table(place, columns=wanted_columns(options, "classification"))
+    text = find_text_column(table.column_names, text_column, where=place)
+    label = _label_column([name for name in table.column_names if name != text], label_column, place)
+    if label is None:
+        options = place_options(place, split="unlabeled", text_column=text)
+        return load_domain(options, role=role, objective="none", seed=seed, need=())
+    known = np.array([canonical(value) is not None for value in table[label][:]], dtype=bool)
+    options = place_options(place, text_column=text, label_column=label)
+    return _labelled_file(table, known, options, role, place)
+
+
+def _labelled_file(table: Dataset, known: np.ndarray, options: DomainOptions, role: Role, place: str) -> DomainData:
+    """A domain whose training rows are the ones with a label; one class is enough, and none too."""
+    parts = {}
+    for split, rows in (("train", np.flatnonzero(known)), ("unlabeled", np.flatnonzero(~known))):
+        if len(rows):
+            objective = "classification" if split == "train" else "none"
+            parts[split], _ = normalise(
+                take_rows(table, rows), options, objective=objective, where=place, split=split
+            )
+    return DomainData(
+        name=options.domain_name(),
+        role=role,
+        objective="classification" if "train" in parts else "none",
+        train=parts.get("train"),
+        validation=None,
+        test=None,
+        unlabeled=parts.get("unlabeled"),
+        fingerprints={split: fingerprint(rows) for split, rows in parts.items()},
+        label_counts={"train": label_counts(parts["train"])} if "train" in parts else {},
+    )
+
+
+def _label_column(columns: Sequence[str], given: str | None, place: str) -> str | None:
+    if given is not None:
+        return find_label_column(columns, given, where=place)
+    lower = {name.strip().lower() for name in columns}
+    return find_label_column(columns, where=place) if lower & {name.lower() for name in LABEL_COLUMNS} else None

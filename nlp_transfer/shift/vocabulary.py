@@ -1,0 +1,228 @@
+"""What two domains' words tell: unseen words, tokens per word, token frequencies and lengths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from nlp_transfer.shift.statistics import Statistic
+
+Array = np.ndarray
+WORD = re.compile(r"\w+(?:['’]\w+)*")
+SPLITS = 20
+"""Random splits into halves behind each baseline."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Words and tokens of texts.
+
+    Attributes:
+        words: counts of each word of a joint vocabulary in each text, sparse (n, V); words in lower case.
+        tokens: counts of each token of the model, sparse (n, T).
+    """
+
+    words: sparse.csr_matrix
+    tokens: sparse.csr_matrix
+
+    @property
+    def lengths(self) -> Array:
+        """Words of each text (n,)."""
+        return np.asarray(self.words.sum(1)).ravel()
+
+    @property
+    def token_lengths(self) -> Array:
+        """Tokens of each text (n,)."""
+        return np.asarray(self.tokens.sum(1)).ravel()
+
+
+def count(sides: Sequence[Sequence[str]], tokenize: Callable[[list[str]], list[list[int]]]) -> list[Counts]:
+    """Count words and tokens of several sets of texts over one vocabulary.
+
+    Args:
+        sides: texts of each domain.
+        tokenize: texts to token numbers, without special tokens and without a limit on length.
+    """
+    vocabulary: dict[str, int] = {}
+    words = [
+        [[vocabulary.setdefault(word, len(vocabulary)) for word in WORD.findall(text.lower())] for text in side]
+        for side in sides
+    ]
+    tokens = [tokenize(list(side)) for side in sides]
+    width = 1 + max((number for side in tokens for row in side for number in row), default=0)
+    return [
+        Counts(_matrix(side, max(len(vocabulary), 1)), _matrix(numbers, width))
+        for side, numbers in zip(words, tokens, strict=True)
+    ]
+
+
+def vocabulary_statistics(source: Counts, target: Counts, *, permutations: int = 200, seed: int = 0) -> list[Statistic]:
+    """Unseen words, Jensen-Shannon divergence of tokens, tokens per word and length.
+
+    Cost: O(permutations (tokens + vocabulary)) for the divergence; under a second for thousands of reviews.
+    """
+    out = []
+    if min(source.words.shape[0], target.words.shape[0]) >= 4:
+        out += [_unseen(source, target, seed), _jensen_shannon(source, target, permutations, seed)]
+    return [*out, _tokens_per_word(source, target, permutations, seed), _length(source, target, seed)]
+
+
+def _unseen(source: Counts, target: Counts, seed: int) -> Statistic:
+    """Share of target words that the source lacks; half of the target against as much text of either."""
+    rng = np.random.default_rng(seed)
+    value, baseline = [], []
+    half = target.words.shape[0] // 2
+    for _ in range(SPLITS):
+        order = rng.permutation(target.words.shape[0])
+        judged, other = target.words[order[:half]], target.words[order[half:]]
+        budget = min(other.sum(), source.words.sum())
+        value.append(_unseen_rate(judged, _prefix(source.words, rng, budget)))
+        baseline.append(_unseen_rate(judged, _prefix(other, rng, budget)))
+    mean, own = float(np.mean(value)), float(np.mean(baseline))
+    return Statistic(
+        "unseen_word_rate",
+        "unseen-word rate",
+        mean,
+        _range(value),
+        "value",
+        None,
+        f"{100 * mean:.1f} % of the target's words never occur in the source; {100 * own:.1f} % never occur in as "
+        "much other text of the target itself. The difference is the shift.",
+        "vocabulary",
+        {"within_target": own},
+    )
+
+
+def _unseen_rate(judged: sparse.csr_matrix, reference: sparse.csr_matrix) -> float:
+    seen = np.asarray(reference.sum(0)).ravel() > 0
+    counts = np.asarray(judged.sum(0)).ravel()
+    return float(counts[~seen].sum() / max(counts.sum(), 1))
+
+
+def _prefix(words: sparse.csr_matrix, rng: np.random.Generator, budget: float) -> sparse.csr_matrix:
+    """Random texts until ``budget`` words are reached; at least one."""
+    order = rng.permutation(words.shape[0])
+    total = np.cumsum(np.asarray(words.sum(1)).ravel()[order])
+    return words[order[: int(np.searchsorted(total, budget)) + 1]]
+
+
+def _jensen_shannon(source: Counts, target: Counts, permutations: int, seed: int) -> Statistic:
+    """Divergence of token frequencies between halves of the two domains, beside that of two halves of one."""
+    rng = np.random.default_rng(seed)
+    half = min(source.tokens.shape[0], target.tokens.shape[0]) // 2
+    across, within = [], []
+    for _ in range(SPLITS):
+        halves = [
+            [_sum(side.tokens[rows[:half]]), _sum(side.tokens[rows[half : 2 * half]])]
+            for side in (source, target)
+            for rows in [rng.permutation(side.tokens.shape[0])]
+        ]
+        (a, b), (c, d) = halves
+        across += [divergence(a, c), divergence(b, d)]
+        within += [divergence(a, b), divergence(c, d)]
+    joined = sparse.vstack([source.tokens, target.tokens]).tocsr()
+    null = []
+    for _ in range(permutations):
+        rows = rng.permutation(joined.shape[0])[: 2 * half]
+        null.append(divergence(_sum(joined[rows[:half]]), _sum(joined[rows[half:]])))
+    value, own = float(np.mean(across)), float(np.mean(within))
+    return Statistic(
+        "token_jensen_shannon",
+        "token divergence",
+        value,
+        _range(null),
+        "no shift",
+        float((1 + (np.array(null) >= value).sum()) / (1 + len(null))),
+        f"Jensen-Shannon divergence of token frequencies, in bits (0: same, 1: nothing shared). Two halves of one "
+        f"domain already differ by {own:.3f}; across domains it is {value / own if own else float('nan'):.1f} times "
+        "that.",
+        "vocabulary",
+        {"within_domain": own, "excess": value - own},
+    )
+
+
+def divergence(p: Array, q: Array) -> float:
+    """Jensen-Shannon divergence of two vectors of counts, in bits."""
+    from nlp_transfer.numeric.divergence import jensen_shannon
+
+    return jensen_shannon(p, q) if p.sum() and q.sum() else 0.0
+
+
+def _tokens_per_word(source: Counts, target: Counts, permutations: int, seed: int) -> Statistic:
+    rng = np.random.default_rng(seed)
+    sides = [np.stack([side.token_lengths, side.lengths], 1).astype(float) for side in (source, target)]
+    rates = [_rate(side) for side in sides]
+    draws = [_rate(sides[1][rng.integers(len(sides[1]), size=len(sides[1]))]) for _ in range(500)]
+    joined, n = np.concatenate(sides), len(sides[0])
+    null = []
+    for _ in range(permutations):
+        order = rng.permutation(len(joined))
+        null.append(abs(_rate(joined[order[n:]]) - _rate(joined[order[:n]])))
+    p_value = float((1 + (np.array(null) >= abs(rates[1] - rates[0]) - 1e-12).sum()) / (1 + permutations))
+    return Statistic(
+        "tokens_per_word",
+        "tokens per word",
+        rates[1],
+        _range(draws),
+        "value",
+        p_value,
+        f"The model's tokenizer needs {rates[1]:.2f} tokens for a word of the target and {rates[0]:.2f} for one of the "
+        "source. More means words that its pretraining rarely saw.",
+        "vocabulary",
+        {"source": rates[0]},
+    )
+
+
+def _length(source: Counts, target: Counts, seed: int) -> Statistic:
+    from scipy.stats import mannwhitneyu
+
+    a, b = source.lengths, target.lengths
+    rng = np.random.default_rng(seed)
+    medians = [float(np.median(side)) for side in (a, b)]
+    draws = [
+        _ratio(np.median(rng.choice(b, len(b))), np.median(rng.choice(a, len(a)))) for _ in range(500)
+    ]
+    value = _ratio(medians[1], medians[0])
+    return Statistic(
+        "length_ratio",
+        "length ratio",
+        value,
+        _range(draws),
+        "value",
+        float(mannwhitneyu(a, b).pvalue) if len(np.unique(np.concatenate([a, b]))) > 1 else 1.0,
+        f"A median text has {medians[1]:.0f} words in the target and {medians[0]:.0f} in the source.",
+        "vocabulary",
+        {"source_median": medians[0], "target_median": medians[1]},
+    )
+
+
+def _rate(rows: Array) -> float:
+    tokens, words = rows.sum(0)
+    return float(tokens / max(words, 1.0))
+
+
+def _ratio(a: Any, b: Any) -> float:
+    return float(a / max(float(b), 1.0))
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(np.asarray(values), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _sum(rows: sparse.csr_matrix) -> Array:
+    return np.asarray(rows.sum(0)).ravel()
+
+
+def _matrix(rows: Sequence[Sequence[int]], width: int) -> sparse.csr_matrix:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    columns = np.fromiter((number for row in rows for number in row), dtype=np.int64, count=int(lengths.sum()))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    matrix = sparse.csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(rows), width))
+    matrix.sum_duplicates()
+    return matrix

@@ -1,0 +1,116 @@
+"""Going on where an interrupted run stopped: its checkpoints, its finished phases, its recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.console import is_main_process, warn
+from nlp_transfer.errors import OutputError
+from nlp_transfer.recipe import Recipe
+from nlp_transfer.training.artifacts import RunFolder, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import Trainer
+
+FINAL = "final"
+"""Folder of a finished phase's weights, beside its checkpoints."""
+FINISHED = "finished.json"
+"""The phase's figures; written after its weights, so it marks the phase as finished."""
+STATE = "trainer_state.json"
+"""The last file that the Trainer writes into a checkpoint."""
+
+
+def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
+    """Refuse to go on with a finished run, or with a run of another recipe.
+
+    Fields under ``training`` may differ (more epochs, another batch size): they are named in a warning,
+    since what a checkpoint holds, such as the learning-rate schedule, stays as it was.
+
+    Raises:
+        OutputError: the run is finished, or its task, model, data, strategy or early stopping differ.
+    """
+    if folder.metrics.exists():
+        raise OutputError(
+            f"output_dir {folder.path} holds a finished run: there is nothing to resume",
+            expected="an interrupted run",
+            found="metrics.json, which is written last",
+            fix="use it as it is, choose another output_dir, or pass --overwrite to run it again",
+        )
+    saved = folder.path / "recipe.yaml"
+    if not saved.is_file():
+        return
+    before, now = Recipe.load(saved).model_dump(), recipe.model_dump()
+    changed = {key for key in now if before[key] != now[key]} - {"output_dir", "shift"}
+    if changed - {"training"}:
+        raise OutputError(
+            f"output_dir {folder.path} holds an interrupted run of another recipe",
+            expected=f"the values of {saved}",
+            found=f"other values under: {', '.join(sorted(changed - {'training'}))}",
+            fix="resume with the same recipe, choose another output_dir, or pass --overwrite",
+        )
+    if changed:
+        old, new = before["training"], now["training"]
+        names = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        warn(
+            f"resuming with other training fields ({', '.join(names)}): what the checkpoint holds, such as "
+            "the learning-rate schedule, stays as it was"
+        )
+
+
+def last_checkpoint(phase: Path) -> Path | None:
+    """The newest complete checkpoint of a phase, or None; one cut short by a crash is passed over."""
+    found = [path for path in phase.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    found.sort(key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    return next((path for path in found if _state(path)), None)
+
+
+def stopped_early(checkpoint: Path) -> int | None:
+    """The step at which early stopping ended the phase, where this is its last checkpoint, else None."""
+    state = _state(checkpoint)
+    stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+    if not stopping:
+        return None
+    counter = stopping["attributes"]["early_stopping_patience_counter"]
+    return state["global_step"] if counter >= stopping["args"]["early_stopping_patience"] else None
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    try:
+        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def keep_phase(trainer: Trainer, phase: Path, record: dict[str, Any]) -> None:
+    """Store a finished phase: its weights, then its figures. Every process must call this."""
+    trainer.save_model(str(phase / FINAL))
+    if is_main_process():
+        write_json(phase / FINISHED, record)
+
+
+def finished_phase(phase: Path) -> dict[str, Any] | None:
+    """The figures of a finished phase, or None."""
+    try:
+        return json.loads((phase / FINISHED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def load_phase(model: nn.Module, phase: Path) -> None:
+    """Put the weights of a finished phase into the model, which has the same architecture.
+
+    Raises:
+        ModelError: the stored weights are damaged.
+    """
+    folder = phase / FINAL
+    if hasattr(model, "peft_config"):
+        from peft import load_peft_weights, set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+        return
+    from nlp_transfer.models.classifier import load_classifier
+
+    model.load_state_dict(load_classifier(folder).state_dict())
