@@ -81,18 +81,17 @@ def peer(folder: Path, files: tuple[str, str], repeats: int) -> dict[str, Any]:
     counted."""
     x, y = (np.load(file) for file in files)
     np.save(folder / "pool.npy", np.concatenate([x, y]))
-    for name, start, size in (("x", 0, len(x)), ("y", len(x), len(y))):
-        np.save(folder / f"rows_{name}.npy", np.tile(np.arange(start, start + size), (repeats + 1, 1)))
-    job = {"pool": folder / "pool.npy", "x": folder / "rows_x.npy", "y": folder / "rows_y.npy"}
+    rows = np.tile(np.arange(len(x) + len(y)), (repeats + 1, 1))
+    np.savez(folder / "tests.npz", x0=rows[:, : len(x)], y0=rows[:, len(x) :])
+    job = {"pool": str(folder / "pool.npy"), "tests": str(folder / "tests.npz")}
     python = peer_python("alibi-detect", [PEER])
     script = Path(__file__).parent / "peers" / "alibi_mmd.py"
-    found = run_json(
-        [python, script], {k: str(v) for k, v in job.items()} | {"permutations": PERMUTATIONS, "seed": 0}
-    )
+    answer = run_json([python, script], {**job, "permutations": PERMUTATIONS, "seed": 0})
+    found = answer["groups"][0]
     return {
         "seconds": statistics.median(found["seconds"][1:]),
         "all_seconds": found["seconds"],
-        "peak_rss_gb": found["peak_rss"] / 1e9,
+        "peak_rss_gb": answer["peak_rss"] / 1e9,
         "value": found["values"][0],
     }
 

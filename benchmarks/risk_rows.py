@@ -45,18 +45,6 @@ def fit(x: np.ndarray, y: np.ndarray, start: LogisticRegression | None = None) -
     return model.fit(x, y)
 
 
-def altered(x: np.ndarray, y: np.ndarray, kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The source of this kind."""
-    rng = np.random.default_rng(seed)
-    if kind == "noise":
-        share = rng.choice([0.15, 0.25, 0.35, 0.45, 0.6, 1.0])
-        return x, np.where(rng.random(len(y)) < share, 1 - y, y)
-    if kind == "small":
-        count = int(rng.choice([100, 250, 600]))
-        return x[:count], y[:count]
-    return x, y
-
-
 def pair_rows(
     source: tuple[np.ndarray, np.ndarray],
     target: risk_data.DataSet,
@@ -94,34 +82,26 @@ def pair_rows(
     return out
 
 
-def _job(names: tuple[str, ...], source: str, target: str, kind: str) -> list[dict[str, Any]]:
+def _job(names: tuple[str, ...], source: str, target: str) -> list[dict[str, Any]]:
     sets = data(names)
-    seed = zlib.crc32(f"{source} {target} {kind}".encode())
     x, y = sets[source].x[: risk_data.SOURCE_ROWS], sets[source].y[: risk_data.SOURCE_ROWS]
-    real = kind == "real"
-    draws = list(range(risk_data.DRAWS)) if real else [seed % risk_data.DRAWS]
-    common = {"source": source, "target": target, "kind": kind}
-    return pair_rows(altered(x, y, kind, seed), sets[target], draws, common, real and seed % 3 == 0)
+    whole_pool = zlib.crc32(f"{source} {target} real".encode()) % 3 == 0
+    common = {"source": source, "target": target}
+    return pair_rows((x, y), sets[target], range(risk_data.DRAWS), common, whole_pool)
 
 
-def collect(path: Path, names: tuple[str, ...], kinds: Sequence[str], jobs: int) -> None:
+def collect(path: Path, names: tuple[str, ...], jobs: int) -> None:
     """Add the rows of all pairs that are not in the file yet."""
-    done = {(row["source"], row["target"], row["kind"]) for row in read(path)}
-    todo = [
-        (source, target, kind)
-        for kind in kinds
-        for source, target in risk_data.pairs()
-        if source in names and target in names and (source, target, kind) not in done
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row["source"], row["target"]) for row in read(path)}
+    todo = [pair for pair in risk_data.pairs() if pair not in done]
     if not todo:
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     data(names)  # embedded once, before the workers fork
     with ProcessPoolExecutor(jobs) as pool, path.open("a", encoding="utf-8") as file:
-        futures = [pool.submit(_job, names, *item) for item in todo]
+        futures = [pool.submit(_job, names, *pair) for pair in todo]
         for number, future in enumerate(futures):
-            for row in future.result():
-                file.write(json.dumps(row) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in future.result())
             file.flush()
             if number % 20 == 0:
                 print(f"{number + 1} of {len(todo)} pairs", flush=True)

@@ -1,4 +1,4 @@
-"""Does the forecast of ``shift/risk.py`` come true? All pairs of twenty sentiment data sets, frozen encoder.
+"""Does the forecast of ``shift/risk.py`` come true? All pairs of sixteen sentiment data sets, frozen encoder.
 
 What is predicted, for a pair of source and target and an amount of target labels: the mean over five draws
 of the labels of (accuracy with the source less accuracy on the target labels alone), measured on the
@@ -51,11 +51,11 @@ def outcomes(rows: list[dict[str, Any]]) -> tuple[list[dict[str, float]], list[O
     seen: dict[tuple, list[tuple[float, float]]] = {}
     for row in rows:
         if row["level"]:
-            key = (row["source"], row["target"], row["kind"], row["level"])
+            key = (row["source"], row["target"], row["level"])
             seen.setdefault(key, []).append((row["alone"], row["both"]))
     x, y = [], []
     for row in rows:
-        measured = np.array(seen[row["source"], row["target"], row["kind"], row["level"] or REFERENCE])
+        measured = np.array(seen[row["source"], row["target"], row["level"] or REFERENCE])
         alone, both = measured.mean(0)
         x.append(features(row["probe"], {"mmd": row["mmd"]}))
         y.append(

@@ -1,14 +1,14 @@
 """Accuracy and seconds of full, frozen and LoRA beside plain ``transformers.Trainer``, on real reviews.
 
 Four review domains (train on ``train``, score on ``dev``), the embedded encoder, three seeds. The plain
-Trainer is set up as in the text-classification example of transformers: every text padded to 128 tokens, fp32, random
-batches, the checkpoint's own architecture. Epochs and batch size are equal for all, and the learning rate for
-both kinds of full fine-tuning.
+Trainer is as in the text-classification example of transformers: every text padded to 128 tokens, fp32,
+random batches, the checkpoint's own architecture. Epochs and batch size are equal for all, and the learning
+rate for both kinds of full fine-tuning.
 
 Seconds are processor seconds on one thread, from the data files to the dev accuracy (loading, tokenising,
-training, saving and scoring), after a warm-up: they do not depend on what else the machine does.
+training, saving, scoring), after a warm-up: they do not depend on what else the machine does.
 
-    python benchmarks/sentiment_strategies.py [--domains books kitchen] [--seeds 1 2 3] [--epochs 1] [--work DIR]
+    python benchmarks/sentiment_strategies.py [--domains books kitchen] [--seeds 1 2 3] [--work DIR]
 """
 
 from __future__ import annotations

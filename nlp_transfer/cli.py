@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -27,10 +27,14 @@ app.add_typer(recipes_app, name="recipes")
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """click's UsageError; typer brings its own click from 0.16 on, so it is named by what typer exports."""
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as training.num_train_epochs=1.", show_default=False),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Overrides, such as training.num_train_epochs=1.", show_default=False
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")]
 
@@ -39,7 +43,9 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, 
 def train(
     recipe: RecipeArgument,
     overrides: Overrides = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Fine-tune: load, look at the shift, train, evaluate, write the run folder."""
@@ -74,7 +80,9 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    input_file: Annotated[Path, typer.Option("--input", help="Rows: CSV, TSV, JSONL, Parquet or plain text.")],
+    input_file: Annotated[
+        Path, typer.Option("--input", help="Rows: CSV, TSV, JSONL, Parquet or plain text.")
+    ],
     output: Annotated[Path, typer.Option(help="Where to write: CSV, TSV, JSONL or Parquet, by its ending.")],
     text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows held in memory at once.")] = 4096,
@@ -92,31 +100,79 @@ def predict(
 
 @app.command()
 def shift(
-    source: Annotated[str, typer.Option(help="File (or sample:NAME) with texts of the source domain.")],
-    target: Annotated[str, typer.Option(help="File (or sample:NAME) with texts of the target domain.")],
+    recipe: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE [KEY=VALUE]...]",
+            help="A recipe, in place of --source and --target.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(help="File (or sample:NAME) of the source domain; repeat it to rank several."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="File (or sample:NAME) of the target domain.")] = None,
     model: Annotated[str | None, typer.Option(help="Encoder: hub name or folder.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for report.json.")] = None,
-    max_samples: Annotated[int, typer.Option(min=2, help="Texts drawn from each domain, by seed.")] = 2000,
-    permutations: Annotated[int, typer.Option(min=1, help="Permutations of the two-sample test.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the draw and of the permutations.")] = 42,
+    output: Annotated[Path | None, typer.Option(help="Folder for report.html and report.json.")] = None,
+    fail_on: Annotated[
+        Literal["moderate", "high"] | None,
+        typer.Option(help="Exit with 3 from this risk on (of the best source)."),
+    ] = None,
+    strategy: Annotated[
+        Literal["frozen", "full", "lora"] | None, typer.Option(help="How the model will be trained.")
+    ] = None,
+    target_labels: Annotated[
+        str,
+        typer.Option(metavar="auto|N", help="Labelled target rows to use: all there are, or N (0: none)."),
+    ] = "auto",
+    max_samples: Annotated[
+        int | None, typer.Option(min=2, help="Texts drawn from each domain, by seed. Default: 2000.")
+    ] = None,
+    permutations: Annotated[
+        int | None, typer.Option(min=1, help="Of the two-sample tests. Default: 200.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of every draw. Default: 42, or the recipe's.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
 ) -> None:
-    """Measure how far apart two domains are, before any training."""
-    from nlp_transfer.shift.report import shift_report_from_files
+    """Judge before training: how far apart two domains are, and whether the source will help."""
+    if bool(recipe) == bool(source or target) or (not recipe and not (source and target)):
+        raise _UsageError("give --source and --target, or a RECIPE.")
+    if target_labels != "auto" and not target_labels.isdigit():
+        raise typer.BadParameter("expected auto or a number from 0", param_hint="--target-labels")
+    settings: dict[str, Any] = {
+        "model": model,
+        "strategy": strategy,
+        "target_labels": None if target_labels == "auto" else int(target_labels),
+        "max_samples": max_samples,
+        "permutations": permutations,
+        "seed": seed,
+        "needs_forecast": fail_on is not None,
+        "output": output,
+        "overwrite": overwrite,
+    }
+    loaded = None
+    if recipe:
+        from nlp_transfer.recipe import Recipe
 
-    report = shift_report_from_files(
-        source,
-        target,
-        model=model,
-        output=output,
-        max_samples=max_samples,
-        permutations=permutations,
-        seed=seed,
-        text_column=text_column,
-        overwrite=overwrite,
-    )
-    report.print()
+        loaded = Recipe.load(recipe[0], recipe[1:])
+    from nlp_transfer.reporting.summary import print_shift_reports
+    from nlp_transfer.shift.command import shift_of_files, shift_of_recipe
+    from nlp_transfer.shift.ranking import reaches
+
+    if loaded is not None:
+        reports = shift_of_recipe(loaded, **settings)
+    else:
+        reports = shift_of_files(
+            source or [], target or "", text_column=text_column, label_column=label_column, **settings
+        )
+    print_shift_reports(reports, output)
+    if fail_on is not None and reaches(reports, fail_on):
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -179,7 +235,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     pass
 

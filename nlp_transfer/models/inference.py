@@ -52,7 +52,9 @@ def predict_logits(
     budget = batch_tokens or (2048 if device.type == "cpu" else 65_536)
     was_training = model.training
     model.eval()
-    columns = [name for name in encoded.column_names if name not in ("labels", "length", "truncated", "weight")]
+    columns = [
+        name for name in encoded.column_names if name not in ("labels", "length", "truncated", "weight")
+    ]
     rows = encoded.select_columns(columns)
     lengths = np.asarray(encoded["length"])
     rank, world = _world()

@@ -62,8 +62,8 @@ class ModelOptions(Options):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout everywhere but on attention weights; null: as the checkpoint has it."""
     attention_dropout: float | None = Field(default=0.0, ge=0, lt=1)
-    """Dropout on attention weights; null: as the checkpoint has it. Without it the fused attention kernels run in
-    training, which takes a quarter to a third off a step."""
+    """Dropout on attention weights; null: as the checkpoint has it. Without it the fused attention kernels run
+    in training, which takes a quarter to a third off a step."""
     attn_implementation: str | None = None
     """sdpa, eager, flash_attention_2, ...; null: the best that transformers finds."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
@@ -264,6 +264,17 @@ def declared_pooling(source: ModelSource) -> Literal["mean", "cls", "last"] | No
         f"{source.name}: declares the pooling {' + '.join(modes) or 'none'}, which is not here: using mean"
     )
     return "mean"
+
+
+def default_pooling(config: PretrainedConfig) -> Literal["mean", "last"]:
+    """last for a decoder, whose last token alone has seen the whole text; mean for an encoder."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = text_config(config).model_type
+    is_causal = (
+        kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+    return "last" if is_causal and not config.is_encoder_decoder else "mean"
 
 
 def is_encoder_half(config: PretrainedConfig) -> bool:

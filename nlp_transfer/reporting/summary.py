@@ -9,8 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlp_transfer.console import is_main_process, stdout
+from nlp_transfer.reporting import words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from nlp_transfer.shift.report import ShiftReport
     from nlp_transfer.training.run import RunResult
 
@@ -25,6 +29,18 @@ METRIC_NAMES = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
+
+RISK_STYLES = {"low": "bold green", "moderate": "bold yellow", "high": "bold red", None: "bold"}
+SHIFT_ROWS = (
+    "mmd2",
+    "proxy_a_distance",
+    "class_conditional_mmd2",
+    "unseen_word_rate",
+    "token_jensen_shannon",
+    "length_ratio",
+    "label_shift",
+    "estimated_label_shift",
+)
 
 
 def figure(metric: dict[str, Any] | None) -> str:
@@ -66,28 +82,100 @@ def print_run(result: RunResult) -> None:
         f"training {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
         f"peak memory {cost['peak_memory_mib']:,.0f} MiB"
     )
-    console.print(f"trained {human(cost['trainable_parameters'])} of {human(cost['total_parameters'])} parameters")
+    console.print(
+        f"trained {human(cost['trainable_parameters'])} of {human(cost['total_parameters'])} parameters"
+    )
     console.print(f"model, metrics.json and model card in [bold]{escape(str(result.output_dir))}[/bold]")
 
 
 def print_shift(report: ShiftReport) -> None:
-    """The shift summary."""
+    """The shift summary: the verdict first, then what it rests on."""
     if not is_main_process():
         return
-    mmd = report.mmd
-    console = stdout()
-    table = Table(box=box.SIMPLE_HEAD, title="domain shift before training", title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column()
-    table.add_row("source", f"{escape(report.source.name)} ({report.source.used:,} of {report.source.texts:,} texts)")
-    table.add_row("target", f"{escape(report.target.name)} ({report.target.used:,} of {report.target.texts:,} texts)")
-    table.add_row("MMD\u00b2 (unbiased)", f"{mmd['value']:.5f}")
-    table.add_row("p-value", f"{mmd['p_value']:.4f} ({mmd['method']}, {mmd['permutations']} permutations)")
-    table.add_row("effect size", f"{mmd['effect_size']:.1f} standard deviations of the null")
-    console.print(table)
+    console, risk = stdout(), report.risk
+    style = RISK_STYLES[risk.level if risk else None]
+    names = f"{escape(report.source.name)} \u2192 {escape(report.target.name)}"
+    console.print(f"[bold]{names}[/bold]: [{style}]{escape(words.headline(report))}[/{style}]")
+    console.print(escape(words.sentence(report)))
+    if risk is not None:
+        console.print(f"[bold]Advice:[/bold] {escape(risk.advice)}.")
+        accuracy, gain = risk.predicted_target_accuracy, risk.predicted_gain
+        console.print()
+        console.print(
+            f"predicted accuracy  [bold]{words.percent(accuracy.estimate)}[/bold]  "
+            f"[dim]{words.accuracy_range(accuracy)}[/dim]"
+        )
+        console.print(
+            f"predicted gain      [bold]{words.points(gain.estimate)} points[/bold]  "
+            f"[dim]{words.gain_range(gain)}[/dim]"
+        )
+        for reason in words.reasons(report):
+            console.print(f"  \u2022 {escape(reason)}")
+    console.print(_shift_table(report))
     for caveat in report.caveats:
-        console.print(f"[dim]{escape(caveat)}[/dim]")
+        console.print(f"[dim]Note: {escape(caveat)}[/dim]")
     console.print(f"[dim]{escape(report.model)}, {report.seconds:.1f} s[/dim]")
+
+
+def print_shift_reports(reports: Sequence[ShiftReport], output: Path | None) -> None:
+    """One report as a summary, several as a ranking; and where the files are."""
+    if len(reports) == 1:
+        print_shift(reports[0])
+    else:
+        print_ranking(reports)
+    if output is not None and is_main_process():
+        stdout().print(f"report.html and report.json in [bold]{escape(str(output))}[/bold]")
+
+
+def _shift_table(report: ShiftReport) -> Table:
+    """The statistics that say most; all of them stand in report.json."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("statistic", "value", "95 % range", "p-value"):
+        table.add_column(column, justify="left" if column == "statistic" else "right")
+    for name in SHIFT_ROWS:
+        item = report.statistic(name)
+        if item is not None:
+            kind = " [dim](no shift)[/dim]" if item.interval and item.interval_of == "no shift" else ""
+            cells = (
+                words.number(item.value),
+                words.between(item.interval) + kind,
+                words.p_value(item.p_value),
+            )
+            table.add_row(item.title, *cells)
+    return table
+
+
+def print_ranking(reports: Sequence[ShiftReport]) -> None:
+    """Several sources of one target, best forecast first."""
+    if not is_main_process():
+        return
+    console = stdout()
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "source", "risk", "predicted gain", "predicted accuracy", "MMD\u00b2"):
+        table.add_column(column, justify="left" if column in ("", "source", "risk") else "right")
+    for place, report in enumerate(reports, 1):
+        risk = report.risk
+        style = RISK_STYLES[risk.level if risk else None]
+        cells = ["unknown", "\u2013", "\u2013"]
+        if risk is not None:
+            gain, accuracy = risk.predicted_gain, risk.predicted_target_accuracy
+            cells = [
+                f"{risk.level} ({100 * risk.probability:.0f} %)",
+                f"{words.points(gain.estimate)}  [dim]{words.points(gain.low)} to "
+                f"{words.points(gain.high)}[/dim]",
+                f"{words.percent(accuracy.estimate)}  [dim]{100 * accuracy.low:.1f} to "
+                f"{100 * accuracy.high:.1f}[/dim]",
+            ]
+        cells[0] = f"[{style}]{cells[0]}[/{style}]"
+        table.add_row(str(place), escape(report.source.name), *cells, words.number(report.mmd["value"]))
+    target = reports[0].target
+    console.print(f"[bold]Sources for {escape(target.name)}[/bold], best forecast first (ranges hold 80 %)")
+    console.print(table)
+    if reports[0].risk is not None:
+        advice = reports[0].risk.advice
+        console.print(f"[bold]Advice for {escape(reports[0].source.name)}:[/bold] {escape(advice)}.")
+    for caveat in dict.fromkeys(caveat for report in reports for caveat in report.caveats):
+        console.print(f"[dim]Note: {escape(caveat)}[/dim]")
 
 
 def print_evaluation(report: dict[str, Any], name: str) -> None:
@@ -122,4 +210,6 @@ def print_recipes() -> None:
         first = path.read_text(encoding="utf-8").splitlines()[0]
         table.add_row(name, escape(first.lstrip("# ").strip()))
     stdout().print(table)
-    stdout().print("[dim]nlp-transfer recipes show NAME > my.yaml    nlp-transfer train NAME key=value ...[/dim]")
+    stdout().print(
+        "[dim]nlp-transfer recipes show NAME > my.yaml    nlp-transfer train NAME key=value ...[/dim]"
+    )

@@ -19,7 +19,7 @@ from nlp_transfer.shift.labelled import INTERVAL
 from nlp_transfer.shift.risk import HURT, NORMAL_SLOPE, forecast
 
 Array = np.ndarray
-PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 LABEL_FREE: tuple[str, ...] = (
     "source_accuracy",
     "doc_estimate",
@@ -31,6 +31,9 @@ LABEL_FREE: tuple[str, ...] = (
     "log_effective_share",
     "log_n_source",
 )
+LABEL_FREE_PENALTY = 10.0
+"""Label-free figures are shrunk this much more: they vary with the pair and not with the labels, so there are
+only as many different values as pairs, and chance relations with a domain easily pass for rules."""
 GAIN_FEATURES: tuple[str, ...] = (
     "gain",
     "gain_smooth",
@@ -194,7 +197,7 @@ class Table:
         }
 
     def predict(self, entry: Mapping[str, Any], rows: Array) -> Array:
-        """What ``assess`` would say of these rows: predicted gain, its low and high, accuracy, probability."""
+        """What ``assess`` would say of these rows: gain, its low and high, accuracy, probability."""
         out = []
         for row in np.arange(len(self.rows))[rows]:
             found = forecast(entry, self.rows[row])
@@ -277,7 +280,7 @@ def _regress(
     scale = np.sqrt((np.where(known, x - mean, 0.0) ** 2 * weights[:, None]).sum(0) / total)
     scale = np.where(scale > 1e-9, scale, 1.0)
     z = np.hstack([_standardise(x, mean, scale), np.ones((len(x), 1))])
-    shrink = np.diag(np.append(np.ones(len(names)), 1e-6))
+    shrink = np.diag([LABEL_FREE_PENALTY if name in LABEL_FREE else 1.0 for name in names] + [1e-6])
     parts = {group: groups == group for group in np.unique(groups)}
     grams = {group: (z[rows].T * weights[rows]) @ z[rows] for group, rows in parts.items()}
     moments = {group: (z[rows].T * weights[rows]) @ y[rows] for group, rows in parts.items()}

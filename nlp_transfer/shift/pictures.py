@@ -44,7 +44,7 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class ShiftedText:
-    """A text and its value of the witness function: above 0 where the source is denser, below where the target."""
+    """A text and its value of the witness function: above 0 where the source is denser than the target."""
 
     text: str
     value: float
@@ -80,7 +80,9 @@ def _points(places: Array, sample: Sample, rng: np.random.Generator) -> tuple[Po
     )
 
 
-def most_shifted(x: Array, y: Array, source: Sequence[str], target: Sequence[str]) -> dict[str, tuple[ShiftedText, ...]]:
+def most_shifted(
+    x: Array, y: Array, source: Sequence[str], target: Sequence[str]
+) -> dict[str, tuple[ShiftedText, ...]]:
     """The texts of each side that are least like the other side, each text once."""
     found = witness(x, y)
     return {

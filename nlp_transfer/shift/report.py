@@ -16,6 +16,7 @@ from nlp_transfer.data.domains import DomainData
 from nlp_transfer.models.load import ModelOptions, locate
 from nlp_transfer.numeric.mmd import MMDResult, mmd_test
 from nlp_transfer.shift import statistics as stats
+from nlp_transfer.shift.classes import ClassShares, compare_classes
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.pictures import EmbeddingMap, ShiftedText, embedding_map, most_shifted
 from nlp_transfer.shift.probe import ProbeResult, run_probe
@@ -57,34 +58,13 @@ class DomainSummary:
 
 
 @dataclass(frozen=True)
-class ClassShares:
-    """One class in both domains; None where it is unknown.
-
-    Attributes:
-        name: of the class.
-        source, target: its share among the labels of each side.
-        estimated: its share in the target, estimated from texts alone.
-        low, high: 95 % interval of that.
-        mmd2: MMD squared between the texts of this class.
-    """
-
-    name: str
-    source: float | None
-    target: float | None
-    estimated: float | None
-    low: float | None
-    high: float | None
-    mmd2: float | None
-
-
-@dataclass(frozen=True)
 class ShiftReport:
     """The result of :func:`shift_report`; shows itself in a notebook.
 
     Attributes:
         source, target: what was compared.
-        mmd: ``value`` (unbiased MMD squared), ``p_value``, ``effect_size``, ``inhomogeneity``, ``interval`` (of
-            the permutations), ``method``, ``method_reason``, ``permutations`` and more.
+        mmd: ``value`` (unbiased MMD squared), ``p_value``, ``effect_size``, ``inhomogeneity``, ``interval``
+            (of the permutations), ``method``, ``method_reason``, ``permutations`` and more.
         statistics: every number with its interval, p-value and meaning.
         classes: shares of each class and the shift within it; empty without labels.
         probe, risk: figures of linear probes and the forecast made from them; None without source labels.
@@ -121,7 +101,7 @@ class ShiftReport:
 
     @property
     def predicted_gain(self) -> Figure | None:
-        """Accuracy with the source less accuracy without it, with its 80 % interval; None without a forecast."""
+        """Accuracy with the source less accuracy without it (80 % interval); None without a forecast."""
         return self.risk.predicted_gain if self.risk else None
 
     @property
@@ -150,7 +130,9 @@ class ShiftReport:
             "statistics": [item.to_dict() for item in self.statistics],
             "classes": [asdict(item) for item in self.classes],
             "probe": asdict(self.probe) if self.probe else None,
-            "most_shifted": {side: [asdict(item) for item in texts] for side, texts in self.most_shifted.items()},
+            "most_shifted": {
+                side: [asdict(item) for item in texts] for side, texts in self.most_shifted.items()
+            },
             "caveats": list(self.caveats),
             "model": self.model,
             "encoder": dict(self.encoder),
@@ -221,8 +203,8 @@ def shift_report(
         DataError: a domain has fewer than two texts.
         ModelError: the encoder cannot be loaded.
 
-    Cost: one forward pass a text (cached). Then, for 2,000 + 2,000 texts and 384 features on two cores, some 15
-    seconds.
+    Cost: one forward pass a text (cached). Then some 15 seconds for 2,000 + 2,000
+    texts and 384 features on two cores.
     """
     started, clock = time.perf_counter(), _Clock()
     if embedder is None:
@@ -240,7 +222,7 @@ def shift_report(
     with clock("distances"):
         found = [stats.mmd_statistic(test), *stats.distances(x, y, permutations=permutations, seed=seed)]
     with clock("labels"):
-        extra, classes = _labels(ours, theirs, x_labelled, y, y_labelled, permutations, seed)
+        extra, classes = compare_classes(ours, theirs, x_labelled, y, y_labelled, permutations, seed)
     with clock("vocabulary"):
         counts = count([ours.texts, theirs.texts], _tokenizer(embedder))
         found += extra + vocabulary_statistics(*counts, permutations=permutations, seed=seed)
@@ -288,7 +270,9 @@ def _embed(embedder: Embedder, ours: Sample, theirs: Sample) -> tuple[Any, Any, 
     """Embed everything in one go; features of source texts and labelled, of target texts and labelled."""
     parts = [ours.texts, ours.labelled, theirs.texts, theirs.labelled]
     found = embedder.embed([text for part in parts for text in part])
-    features = np.split(np.asarray(found.features, dtype=np.float32), np.cumsum([len(part) for part in parts])[:-1])
+    features = np.split(
+        np.asarray(found.features, dtype=np.float32), np.cumsum([len(part) for part in parts])[:-1]
+    )
     names = ("model", "revision", "pooling", "normalize", "max_length", "precision")
     encoder = {name: getattr(found, name) for name in names}
     return features[0], features[1], features[2], features[3], encoder
@@ -300,41 +284,11 @@ def _tokenizer(embedder: Embedder) -> Any:
     def tokenize(texts: list[str]) -> list[list[int]]:
         clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         with quiet():
-            return embedder.tokenizer(clean, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            return embedder.tokenizer(clean, add_special_tokens=False, return_attention_mask=False)[
+                "input_ids"
+            ]
 
     return tokenize
-
-
-def _labels(
-    ours: Sample, theirs: Sample, x: np.ndarray, y: np.ndarray, y_labelled: np.ndarray, permutations: int, seed: int
-) -> tuple[list[Statistic], tuple[ClassShares, ...]]:
-    """What labels tell: shares and shift within classes, as far as there are labels."""
-    found: list[Statistic] = []
-    if not len(ours.labels):
-        return found, ()
-    estimate, shares = stats.estimate_label_shares(x, ours.labels, y, seed=seed)
-    within: Mapping[Any, float] = {}
-    if len(theirs.labels):
-        found.append(stats.label_shift_statistic(ours.labels, theirs.labels, seed=seed))
-        conditional = stats.conditional_statistic(
-            x, ours.labels, y_labelled, theirs.labels, permutations=permutations, seed=seed
-        )
-        if conditional is not None:
-            found.append(conditional[0])
-            within = conditional[1].by_class
-    found.append(estimate)
-    names = list(dict.fromkeys([*shares.classes.tolist(), *np.unique(theirs.labels).tolist()]))
-    labels = np.unique(ours.labels).tolist()
-    source, target = ours.shares(), theirs.shares()
-    rows = []
-    for name in names:
-        place = labels.index(name) if name in labels else None
-        estimated = (None, None, None)
-        if place is not None:
-            estimated = (float(shares.target[place]), *(float(end) for end in shares.interval[place]))
-        share = target.get(name, 0.0) if target else None
-        rows.append(ClassShares(str(name), source.get(name, 0.0), share, *estimated, within.get(name)))
-    return found, tuple(rows)
 
 
 def _forecast(
@@ -356,7 +310,16 @@ def _forecast(
 
 
 def _mmd(test: MMDResult) -> dict[str, Any]:
-    keys = ("value", "p_value", "effect_size", "inhomogeneity", "interval", "method", "method_reason", "permutations")
+    keys = (
+        "value",
+        "p_value",
+        "effect_size",
+        "inhomogeneity",
+        "interval",
+        "method",
+        "method_reason",
+        "permutations",
+    )
     return {key: getattr(test, key) for key in (*keys, "kernel", "bandwidth", "bandwidths")}
 
 
@@ -364,7 +327,8 @@ def _caveats(ours: Sample, theirs: Sample, risk: Risk | None, cut: float, max_le
     out = [*ours.notes, *theirs.notes]
     if risk is None:
         out.append(
-            f"{ours.name} has no usable labels: the texts are compared, and whether training on it helps cannot be "
+            f"{ours.name} has no usable labels: the texts are compared, and whether training on it helps "
+            f"cannot be "
             "forecast."
         )
     else:
@@ -375,12 +339,18 @@ def _caveats(ours: Sample, theirs: Sample, risk: Risk | None, cut: float, max_le
     shared = sum(" ".join(text.casefold().split()) in seen for text in theirs.texts)
     if shared:
         out.append(
-            f"{shared:,} of the {len(theirs.texts):,} target texts are among the source's: the domains look closer "
+            f"{shared:,} of the {len(theirs.texts):,} target texts are among the source's: the domains look "
+            f"closer "
             "than they are, and scores on those texts would be too good."
         )
     if cut > 0.02:
-        out.append(f"{100 * cut:.0f} % of the target's texts are longer than the {max_length} tokens that are read.")
-    out.append("How far apart texts are hardly tells by itself whether transfer hurts; the forecast does not rest on it.")
+        out.append(
+            f"{100 * cut:.0f} % of the target's texts are longer than the {max_length} tokens that are read."
+        )
+    out.append(
+        "How far apart texts are hardly tells by itself whether transfer hurts; the forecast does not rest "
+        "on it."
+    )
     return tuple(dict.fromkeys(out))
 
 

@@ -234,7 +234,7 @@ def linear(model: Mapping[str, Any], values: Mapping[str, float]) -> float:
 
 
 def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
-    """The forecast of one amount of labels: ``probability``, and ``gain`` and ``accuracy`` as estimate, low, high.
+    """The forecast at one amount of labels: ``probability``; ``gain`` and ``accuracy`` (estimate, low, high).
 
     Inside of what was studied it is the calibration's. Outside, by a distance D (see :func:`distance`), the
     calibration's error counts 1 + D times and the estimate is averaged with what the probe measured, each
@@ -264,11 +264,12 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
 
 
 def distance(ranges: Mapping[str, Sequence[float]], values: Mapping[str, float]) -> float:
-    """How far figures lie outside their ranges, each in widths of its range, summed; 0 inside of all of them."""
+    """How far figures lie outside their ranges: in widths of the range, at most one each, summed."""
     total = 0.0
     for name, (low, high) in ranges.items():
         if name in values:
-            total += max(low - values[name], values[name] - high, 0.0) / max(high - low, 1e-9)
+            excess = max(low - values[name], values[name] - high, 0.0)
+            total += min(excess / max(high - low, 1e-9), 1.0)
     return total
 
 

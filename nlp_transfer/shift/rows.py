@@ -118,7 +118,9 @@ def _classes(data: DomainData, train: Dataset | None) -> tuple[np.ndarray, tuple
     names = np.array(train["label"][:], dtype=str)
     if len(np.unique(names)) > MOST_CLASSES:
         count = len(np.unique(names))
-        return none, (f"{data.name} has {count} different labels: too many to be classes, so they are not used.",)
+        return none, (
+            f"{data.name} has {count} different labels: too many to be classes, so they are not used.",
+        )
     return names, ()
 
 
@@ -142,7 +144,8 @@ def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
         return _unlabelled(source, note), _unlabelled(target)
     if ours and theirs and not ours & theirs:
         note = (
-            f"{source.name} and {target.name} have no class in common ({_list(ours)}; {_list(theirs)}): the target's "
+            f"{source.name} and {target.name} have no class in common ({_list(ours)}; {_list(theirs)}): the "
+            f"target's "
             "labels are not used. Give both the same names, for example with label_map in a recipe."
         )
         return source, _unlabelled(target, note)
@@ -150,7 +153,9 @@ def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
 
 
 def _unlabelled(sample: Sample, *notes: str) -> Sample:
-    return replace(sample, labelled=(), labels=sample.labels[:0], total_labels=0, notes=(*sample.notes, *notes))
+    return replace(
+        sample, labelled=(), labels=sample.labels[:0], total_labels=0, notes=(*sample.notes, *notes)
+    )
 
 
 def _list(names: set[str]) -> str:
@@ -162,7 +167,8 @@ def load_side(
 ) -> DomainData:
     """Load a file or ``sample:NAME`` for a comparison, with its labels where there are any.
 
-    A label column is found by its name. Rows whose label is missing count as unlabelled texts.
+    A label column is found by its name. Rows whose label is missing count as unlabelled texts; a target may
+    lack the ``label_column`` that a source has.
 
     Raises:
         DataError: the file cannot be read, or has no column of texts.
@@ -172,7 +178,8 @@ def load_side(
         return load_domain(options, role=role, objective="classification", seed=seed, need=())
     table = read_table(place, columns=wanted_columns(options, "classification"))
     text = find_text_column(table.column_names, text_column, where=place)
-    label = _label_column([name for name in table.column_names if name != text], label_column, place)
+    given = None if role == "target" and label_column not in table.column_names else label_column
+    label = _label_column([name for name in table.column_names if name != text], given, place)
     if label is None:
         options = place_options(place, split="unlabeled", text_column=text)
         return load_domain(options, role=role, objective="none", seed=seed, need=())
@@ -181,7 +188,9 @@ def load_side(
     return _labelled_file(table, known, options, role, place)
 
 
-def _labelled_file(table: Dataset, known: np.ndarray, options: DomainOptions, role: Role, place: str) -> DomainData:
+def _labelled_file(
+    table: Dataset, known: np.ndarray, options: DomainOptions, role: Role, place: str
+) -> DomainData:
     """A domain whose training rows are the ones with a label; one class is enough, and none too."""
     parts = {}
     for split, rows in (("train", np.flatnonzero(known)), ("unlabeled", np.flatnonzero(~known))):
@@ -207,4 +216,6 @@ def _label_column(columns: Sequence[str], given: str | None, place: str) -> str 
     if given is not None:
         return find_label_column(columns, given, where=place)
     lower = {name.strip().lower() for name in columns}
-    return find_label_column(columns, where=place) if lower & {name.lower() for name in LABEL_COLUMNS} else None
+    return (
+        find_label_column(columns, where=place) if lower & {name.lower() for name in LABEL_COLUMNS} else None
+    )

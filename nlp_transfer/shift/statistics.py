@@ -62,7 +62,9 @@ class Statistic:
 
 def mmd_statistic(test: MMDResult) -> Statistic:
     """The entry of the two-sample test."""
-    size = "hardly any" if test.inhomogeneity < 0.01 else "a small" if test.inhomogeneity < 0.05 else "a clear"
+    size = (
+        "hardly any" if test.inhomogeneity < 0.01 else "a small" if test.inhomogeneity < 0.05 else "a clear"
+    )
     size = "a large" if test.inhomogeneity >= 0.15 else size
     sure = "The texts differ beyond chance" if test.p_value < 0.05 else "The texts may come from one domain"
     return Statistic(
@@ -72,7 +74,8 @@ def mmd_statistic(test: MMDResult) -> Statistic:
         test.interval,
         "no shift",
         test.p_value,
-        f"{sure}: {test.effect_size:.1f} standard deviations from what relabelled texts give. That is {size} shift: "
+        f"{sure}: {test.effect_size:.1f} standard deviations from what relabelled texts give. That is "
+        f"{size} shift: "
         f"{test.inhomogeneity:.3f} on a scale from 0 (same) to 1 (nothing in common).",
         "embeddings",
         {"effect_size": test.effect_size, "inhomogeneity": test.inhomogeneity, "method": test.method},
@@ -101,7 +104,8 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
             "sliced_wasserstein",
             "sliced Wasserstein distance",
             lambda a, b: sliced_wasserstein(a, b, projections=64, seed=seed),
-            "How far the embeddings would have to be moved to turn one domain into the other, seen along random "
+            "How far the embeddings would have to be moved to turn one domain into the other, seen along "
+            "random "
             "directions.",
         ),
         (
@@ -114,7 +118,8 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
             "coral_distance",
             "CORAL distance",
             coral_distance,
-            "Difference of the covariances alone: what CORAL alignment can remove. Compare it between sources, not "
+            "Difference of the covariances alone: what CORAL alignment can remove. Compare it between "
+            "sources, not "
             "with an absolute scale.",
         ),
     ]
@@ -125,11 +130,15 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
         null = np.array([measure(joined[order[: len(x)]], joined[order[len(x) :]]) for order in orders])
         low, high = np.quantile(null, [0.025, 0.975])
         p_value = float((1 + (null >= value).sum()) / (1 + len(null)))
-        times = f" It is {value / null.mean():.1f} times what relabelled texts give." if null.mean() > 0 else ""
+        times = (
+            f" It is {value / null.mean():.1f} times what relabelled texts give." if null.mean() > 0 else ""
+        )
         detail = {"relabelled_mean": float(null.mean())}
         interval = (float(low), float(high))
         out.append(
-            Statistic(name, title, value, interval, "no shift", p_value, meaning + times, "embeddings", detail)
+            Statistic(
+                name, title, value, interval, "no shift", p_value, meaning + times, "embeddings", detail
+            )
         )
     return out
 
@@ -147,7 +156,8 @@ def _energy(x: Array, y: Array, permutations: int, seed: int) -> Statistic:
         (low, high),
         "no shift",
         test.p_value,
-        "How much farther texts lie from the other domain than from their own, without a bandwidth to choose.",
+        "How much farther texts lie from the other domain than from their own, without a bandwidth to "
+        "choose.",
         "embeddings",
         {"effect_size": test.effect_size},
     )
@@ -169,7 +179,8 @@ def _proxy_a(x: Array, y: Array, seed: int) -> Statistic:
         found.interval,
         "value",
         None,
-        f"A linear classifier tells unseen texts of the two domains apart in {100 * right:.0f} % of the cases "
+        f"A linear classifier tells unseen texts of the two domains apart in {100 * right:.0f} % of the "
+        f"cases "
         "(0: cannot tell, 2: never wrong). Near 2 is usual for different products and no harm by itself.",
         "embeddings",
         {"domain_accuracy": right},
@@ -180,7 +191,9 @@ def conditional_statistic(
     x: Array, labels_x: Array, y: Array, labels_y: Array, *, permutations: int, seed: int
 ) -> tuple[Statistic, ClassConditionalMMD] | None:
     """MMD within the classes that both domains have; None where no class has two rows on both sides."""
-    shared = [name for name in np.unique(labels_x) if min((labels_x == name).sum(), (labels_y == name).sum()) >= 2]
+    shared = [
+        name for name in np.unique(labels_x) if min((labels_x == name).sum(), (labels_y == name).sum()) >= 2
+    ]
     if not shared:
         return None
     found = class_conditional_mmd(x, labels_x, y, labels_y, permutations=permutations, seed=seed)
@@ -192,7 +205,8 @@ def conditional_statistic(
         None,
         "no shift",
         found.p_value,
-        f"MMD² between texts of the same class ({classes}). Far below the plain MMD², the shift is a different mix of "
+        f"MMD² between texts of the same class ({classes}). Far below the plain MMD², the shift is a "
+        f"different mix of "
         "classes; else it is in how each class is written.",
         "labels",
         {"by_class": {str(name): value for name, value in found.by_class.items()}},
@@ -222,7 +236,8 @@ def label_shift_statistic(labels_x: Array, labels_y: Array, *, seed: int) -> Sta
         (float(min(low, value)), float(max(high, value))),
         "value",
         p_value,
-        f"{100 * value:.0f} % of the labels would have to change class for both domains to have the same mix, counted "
+        f"{100 * value:.0f} % of the labels would have to change class for both domains to have the same "
+        f"mix, counted "
         f"on {len(labels_y):,} target labels.",
         "labels",
         {"target_labels": len(labels_y)},
@@ -248,7 +263,9 @@ def estimate_label_shares(x: Array, labels: Array, y: Array, *, seed: int) -> tu
     ends = sorted((abs(float(low)), abs(float(high))))
     interval = (0.0 if low <= 0 <= high else ends[0], ends[1])
     doubt = " The classifier confuses classes too much to rely on it." if found.condition_number > 20 else ""
-    shares = ", ".join(f"{name}: {100 * share:.0f} %" for name, share in zip(names, found.target, strict=True))
+    shares = ", ".join(
+        f"{name}: {100 * share:.0f} %" for name, share in zip(names, found.target, strict=True)
+    )
     statistic = Statistic(
         "estimated_label_shift",
         "estimated label shift",
@@ -256,7 +273,8 @@ def estimate_label_shares(x: Array, labels: Array, y: Array, *, seed: int) -> tu
         interval,
         "value",
         None,
-        f"Class shares of the target estimated from its texts alone ({shares}); the largest change against the source "
+        f"Class shares of the target estimated from its texts alone ({shares}); the largest change against "
+        f"the source "
         "is the value. Right only where a class is written alike in both domains." + doubt,
         "labels",
         {

@@ -50,7 +50,10 @@ def count(sides: Sequence[Sequence[str]], tokenize: Callable[[list[str]], list[l
     """
     vocabulary: dict[str, int] = {}
     words = [
-        [[vocabulary.setdefault(word, len(vocabulary)) for word in WORD.findall(text.lower())] for text in side]
+        [
+            [vocabulary.setdefault(word, len(vocabulary)) for word in WORD.findall(text.lower())]
+            for text in side
+        ]
         for side in sides
     ]
     tokens = [tokenize(list(side)) for side in sides]
@@ -61,7 +64,9 @@ def count(sides: Sequence[Sequence[str]], tokenize: Callable[[list[str]], list[l
     ]
 
 
-def vocabulary_statistics(source: Counts, target: Counts, *, permutations: int = 200, seed: int = 0) -> list[Statistic]:
+def vocabulary_statistics(
+    source: Counts, target: Counts, *, permutations: int = 200, seed: int = 0
+) -> list[Statistic]:
     """Unseen words, Jensen-Shannon divergence of tokens, tokens per word and length.
 
     Cost: O(permutations (tokens + vocabulary)) for the divergence; under a second for thousands of reviews.
@@ -91,7 +96,8 @@ def _unseen(source: Counts, target: Counts, seed: int) -> Statistic:
         _range(value),
         "value",
         None,
-        f"{100 * mean:.1f} % of the target's words never occur in the source; {100 * own:.1f} % never occur in as "
+        f"{100 * mean:.1f} % of the target's words never occur in the source; {100 * own:.1f} % never occur "
+        f"in as "
         "much other text of the target itself. The difference is the shift.",
         "vocabulary",
         {"within_target": own},
@@ -138,8 +144,10 @@ def _jensen_shannon(source: Counts, target: Counts, permutations: int, seed: int
         _range(null),
         "no shift",
         float((1 + (np.array(null) >= value).sum()) / (1 + len(null))),
-        f"Jensen-Shannon divergence of token frequencies, in bits (0: same, 1: nothing shared). Two halves of one "
-        f"domain already differ by {own:.3f}; across domains it is {value / own if own else float('nan'):.1f} times "
+        f"Jensen-Shannon divergence of token frequencies, in bits (0: same, 1: nothing shared). Two halves "
+        f"of one "
+        f"domain already differ by {own:.3f}; across domains it is "
+        f"{value / own if own else float('nan'):.1f} times "
         "that.",
         "vocabulary",
         {"within_domain": own, "excess": value - own},
@@ -171,7 +179,8 @@ def _tokens_per_word(source: Counts, target: Counts, permutations: int, seed: in
         _range(draws),
         "value",
         p_value,
-        f"The model's tokenizer needs {rates[1]:.2f} tokens for a word of the target and {rates[0]:.2f} for one of the "
+        f"The model's tokenizer needs {rates[1]:.2f} tokens for a word of the target and {rates[0]:.2f} for "
+        f"one of the "
         "source. More means words that its pretraining rarely saw.",
         "vocabulary",
         {"source": rates[0]},
@@ -184,9 +193,7 @@ def _length(source: Counts, target: Counts, seed: int) -> Statistic:
     a, b = source.lengths, target.lengths
     rng = np.random.default_rng(seed)
     medians = [float(np.median(side)) for side in (a, b)]
-    draws = [
-        _ratio(np.median(rng.choice(b, len(b))), np.median(rng.choice(a, len(a)))) for _ in range(500)
-    ]
+    draws = [_ratio(np.median(rng.choice(b, len(b))), np.median(rng.choice(a, len(a)))) for _ in range(500)]
     value = _ratio(medians[1], medians[0])
     return Statistic(
         "length_ratio",
@@ -221,7 +228,9 @@ def _sum(rows: sparse.csr_matrix) -> Array:
 
 def _matrix(rows: Sequence[Sequence[int]], width: int) -> sparse.csr_matrix:
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    columns = np.fromiter((number for row in rows for number in row), dtype=np.int64, count=int(lengths.sum()))
+    columns = np.fromiter(
+        (number for row in rows for number in row), dtype=np.int64, count=int(lengths.sum())
+    )
     starts = np.concatenate([[0], np.cumsum(lengths)])
     matrix = sparse.csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(rows), width))
     matrix.sum_duplicates()

@@ -40,7 +40,7 @@ def reasons(probe: ProbeResult, gain: Figure) -> tuple[str, ...]:
     else:
         out.append(
             f"without labels, the source probe is expected to be right in {_percent(free.doc_estimate)} of "
-            f"the target (difference of confidences); in its own domain it is in {_percent(free.source_accuracy)}"
+            f"the target (difference of confidences); in its own domain in {_percent(free.source_accuracy)}"
         )
     if free.source_accuracy < 0.65 and probe.n_classes == 2:
         out.append(f"the source hardly teaches itself: {_percent(free.source_accuracy)} in its own domain")

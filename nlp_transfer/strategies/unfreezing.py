@@ -11,7 +11,11 @@ class GradualUnfreezing(TrainerCallback):
     """Free the head first, then one more layer from the top every ``epochs_per_layer`` epochs.
 
     The optimizer is built over all parameters; a frozen one has no gradient and AdamW leaves it alone. What
-    is free depends on the epoch only, so a resumed run goes on where it was.
+    is free depends on the epoch only, so a resumed run goes on where it was. Each training phase starts with
+    the head alone again. Howard & Ruder (2018), ULMFiT, section 3.3.
+
+    Args:
+        epochs_per_layer: epochs, or a fraction of one, between one layer and the next.
     """
 
     def __init__(self, epochs_per_layer: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from nlp_transfer.options import Options
 
@@ -43,7 +43,7 @@ class Task(ABC, Generic[OptionsT]):
 
     @property
     @abstractmethod
-    def objective(self) -> str:
+    def objective(self) -> Literal["classification", "regression"]:
         """What the data must bring: ``"classification"`` (class labels) or ``"regression"`` (numbers)."""
 
     @property

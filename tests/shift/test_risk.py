@@ -38,7 +38,10 @@ def probed(count, *, flip=0.0, seed=0, **other):
 
 @pytest.mark.parametrize("count", [20, 50, 100, 300])
 def test_more_flipped_source_labels_never_lower_the_probability(count):
-    found = [assess(probed(count, flip=flip)).probability for flip in (0.0, 0.3, 0.5, 1.0)]
+    flips = (0.0, 0.3, 0.5, 1.0)
+    found = [
+        np.mean([assess(probed(count, flip=by, seed=10 * s)).probability for s in range(4)]) for by in flips
+    ]
     assert all(later >= earlier - 0.02 for earlier, later in itertools.pairwise(found))
     assert found[-1] > 0.8
 
@@ -53,7 +56,7 @@ def test_flipped_labels_are_high_risk(count):
 
 
 def test_a_worse_measured_gain_raises_the_probability():
-    probe = probed(100, flip=0.45)
+    probe = probed(100, flip=0.2)
     worse = dataclasses.replace(
         probe,
         labelled=dataclasses.replace(
@@ -77,7 +80,7 @@ def test_intervals_hold_their_estimate_at_every_amount(count):
     found = assess(probed(count))
     for figure in (found.predicted_gain, found.predicted_target_accuracy):
         assert figure.low <= figure.estimate <= figure.high
-    assert 0 <= found.predicted_target_accuracy.low
+    assert found.predicted_target_accuracy.low >= 0
     assert found.predicted_target_accuracy.high <= 1
     assert 0 < found.probability < 1
     assert found.reasons
@@ -183,7 +186,7 @@ def test_flatten_leaves_out_what_is_unknown():
     assert features(flat) == features(probed(1))
 
 
-def study(seed=0, groups=8, pairs=10):
+def study(seed=0, groups=8, pairs=25):
     """Made-up pairs: the gain is a known function of two figures, with noise."""
     rng = np.random.default_rng(seed)
     rows, outcomes = [], []
@@ -221,10 +224,12 @@ def test_fit_is_the_ridge_regression_of_scikit_learn():
     )
     entry = table.fit(np.ones(len(table.gain), dtype=bool))
     x = table.x[0]
-    z = np.clip((x - x.mean(0)) / x.std(0), -4, 4)
+    stronger = np.array([name in calibrate.LABEL_FREE for name in table.names[0]])
+    size = np.where(stronger, calibrate.LABEL_FREE_PENALTY, 1.0) ** -0.5  # a shrunk column is a scaled one
+    z = np.clip((x - x.mean(0)) / x.std(0), -4, 4) * size
     reference = Ridge(alpha=entry["gain"]["penalty"]).fit(z, table.gain)
     found = [term[2] for term in entry["gain"]["terms"].values()]
-    np.testing.assert_allclose(found, reference.coef_, atol=1e-6)
+    np.testing.assert_allclose(found, reference.coef_ * size, atol=1e-6)
     predicted = [risk.linear(entry["gain"], row) for row in table.rows[:5]]
     np.testing.assert_allclose(predicted, reference.predict(z[:5]), atol=1e-6)
 

@@ -131,3 +131,15 @@ class Record(TrainerCallback):
         if name in events:
             return lambda args, state, control, **kwargs: events[name](args=args, state=state, **kwargs)
         return object.__getattribute__(self, name)
+
+
+PEFT_ITSELF = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+"""peft 0.21 reads this old name of transformers when it wraps a model; nothing here can change that."""
+
+
+def pytest_collection_modifyitems(items):
+    """Every deprecation warning fails the tests of this folder, whichever package gives it."""
+    marker = pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning", PEFT_ITSELF)
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(marker)

@@ -1,0 +1,117 @@
+"""Numbers and verdicts of a shift report in words, shared by the terminal and the page."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nlp_transfer.shift.labelled import Figure
+    from nlp_transfer.shift.report import ShiftReport
+
+MINUS = "\u2212"
+SUPERSCRIPT = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
+
+
+def number(value: float | None) -> str:
+    """Three or four digits that matter; a dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    size = abs(value)
+    if size >= 100:
+        text = f"{value:,.0f}"
+    elif size >= 10:
+        text = f"{value:.1f}"
+    elif size >= 0.1:
+        text = f"{value:.3f}"
+    elif size >= 0.001:
+        text = f"{value:.4f}"
+    elif size == 0:
+        text = "0"
+    else:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        text = f"{mantissa} × 10{str(int(exponent)).translate(SUPERSCRIPT)}"
+    return text.replace("-", MINUS)
+
+
+def between(interval: tuple[float, float] | None) -> str:
+    """Both ends of an interval."""
+    return "–" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def percent(value: float) -> str:
+    """A share in percent."""
+    return f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """A difference of shares in points, signed."""
+    return f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def accuracy_range(figure: Figure) -> str:
+    """The 80 % interval of an accuracy."""
+    return f"80 % interval {100 * figure.low:.1f} to {100 * figure.high:.1f}"
+
+
+def gain_range(figure: Figure) -> str:
+    """The 80 % interval of a gain."""
+    return f"80 % interval {points(figure.low)} to {points(figure.high)}"
+
+
+def headline(report: ShiftReport) -> str:
+    """The verdict in a few words."""
+    if report.risk is None:
+        return "No forecast: the source has no labels"
+    return f"{report.risk.level.capitalize()} risk of negative transfer"
+
+
+def sentence(report: ShiftReport) -> str:
+    """The verdict in a sentence."""
+    source, target = report.source.name, report.target.name
+    if report.risk is None:
+        return (
+            f"The texts of {source} and {target} are compared below. Whether training on {source} helps "
+            f"cannot be told "
+            "without labels of the source."
+        )
+    against = "the target labels alone" if has_labels(report) else "about 100 target labels"
+    return (
+        f"The chance that {source} lowers accuracy on {target} by more than one point, against training on "
+        f"{against}, "
+        f"is {100 * report.risk.probability:.0f} %."
+    )
+
+
+def reasons(report: ShiftReport) -> tuple[str, ...]:
+    """The forecast's reasons, without the predicted gain: that stands above them as a figure."""
+    found = report.risk.reasons if report.risk else ()
+    return tuple(reason for reason in found if not reason.startswith("predicted gain"))
+
+
+def has_labels(report: ShiftReport) -> bool:
+    """Whether the forecast rests on target labels."""
+    return report.probe is not None and report.probe.n_labels > 0
+
+
+def accuracy_note(report: ShiftReport) -> str:
+    """What the predicted accuracy is an accuracy of."""
+    if has_labels(report):
+        return f"Of a model trained on {report.source.name} and the target labels ({report.strategy})."
+    return f"Of a model trained on {report.source.name} alone ({report.strategy})."
+
+
+def gain_note(report: ShiftReport) -> str:
+    """What the predicted gain compares."""
+    if has_labels(report):
+        return "Of accuracy, against training on the target labels alone."
+    return "Of accuracy, against training on about 100 target labels and no source."

@@ -1,0 +1,85 @@
+"""What the labels of two domains tell: the mix of classes, and the shift within each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nlp_transfer.shift.rows import Sample
+from nlp_transfer.shift.statistics import (
+    Statistic,
+    conditional_statistic,
+    estimate_label_shares,
+    label_shift_statistic,
+)
+
+
+@dataclass(frozen=True)
+class ClassShares:
+    """One class in both domains; None where it is unknown.
+
+    Attributes:
+        name: of the class.
+        source, target: its share among the labels of each side.
+        estimated: its share in the target, estimated from texts alone.
+        low, high: 95 % interval of that.
+        mmd2: MMD squared between the texts of this class.
+    """
+
+    name: str
+    source: float | None
+    target: float | None
+    estimated: float | None
+    low: float | None
+    high: float | None
+    mmd2: float | None
+
+
+def compare_classes(
+    ours: Sample,
+    theirs: Sample,
+    x: np.ndarray,
+    y: np.ndarray,
+    y_labelled: np.ndarray,
+    permutations: int,
+    seed: int,
+) -> tuple[list[Statistic], tuple[ClassShares, ...]]:
+    """What labels tell: shares and shift within classes, as far as there are labels.
+
+    Args:
+        ours, theirs: the draws of source and target.
+        x: features of the source's labelled texts.
+        y: features of the target's texts.
+        y_labelled: features of the target's labelled texts.
+        permutations: of the test within classes.
+        seed: of permutations and bootstrap.
+    """
+    found: list[Statistic] = []
+    if not len(ours.labels):
+        return found, ()
+    estimate, shares = estimate_label_shares(x, ours.labels, y, seed=seed)
+    within: Mapping[Any, float] = {}
+    if len(theirs.labels):
+        found.append(label_shift_statistic(ours.labels, theirs.labels, seed=seed))
+        conditional = conditional_statistic(
+            x, ours.labels, y_labelled, theirs.labels, permutations=permutations, seed=seed
+        )
+        if conditional is not None:
+            found.append(conditional[0])
+            within = conditional[1].by_class
+    found.append(estimate)
+    labels = np.unique(ours.labels).tolist()
+    names = list(dict.fromkeys([*labels, *np.unique(theirs.labels).tolist()]))
+    source, target = ours.shares(), theirs.shares()
+    rows = []
+    for name in names:
+        place = labels.index(name) if name in labels else None
+        estimated: tuple[float | None, ...] = (None, None, None)
+        if place is not None:
+            estimated = (float(shares.target[place]), *(float(end) for end in shares.interval[place]))
+        share = target.get(name, 0.0) if target else None
+        rows.append(ClassShares(str(name), source.get(name, 0.0), share, *estimated, within.get(name)))
+    return found, tuple(rows)

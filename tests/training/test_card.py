@@ -1,0 +1,45 @@
+"""The model card and the files beside it."""
+
+import yaml
+
+from nlp_transfer import train
+from tests.training.test_shipped_recipes import check_card
+
+
+def front_matter(run):
+    return yaml.safe_load((run / "README.md").read_text("utf-8").split("---\n")[1])
+
+
+def test_names_are_escaped(make_recipe, data, encoder, tmp_path):
+    name = "a | b <script>alert(1)</script> [x](y) `c` *d*\nnew --- line"
+    target = {"name": name, "train": data["target.train"], "test": data["target.test"]}
+    result = train(make_recipe(target=target, strategy={"kind": "frozen"}))
+    text = (tmp_path / "run" / "README.md").read_text("utf-8")
+    check_card(text, result.metrics)
+    body = text.split("---\n", 2)[2]
+    assert "<script>" not in body.replace("\\<", "")
+    assert "[x](y)" not in body
+    rows = [line for line in body.splitlines() if line.startswith("| target:")]
+    assert len(rows) == 2
+    assert all(line.replace("\\|", "").count("|") == 5 for line in rows)
+
+
+def test_base_model_is_named_only_where_the_hub_knows_it(make_recipe, tmp_path):
+    train(make_recipe(strategy={"kind": "frozen"}))
+    metadata = front_matter(tmp_path / "run")
+    assert "base_model" not in metadata
+    assert metadata["tags"] == ["nlp-transfer", "sentiment", "frozen"]
+    assert metadata["library_name"] == "transformers"
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(make_recipe, tmp_path):
+    recipe = make_recipe()
+    train(recipe)
+    notes = tmp_path / "run" / "notes.txt"
+    notes.write_text("mine")
+    stale = tmp_path / "run" / ".model-abc"
+    stale.mkdir()
+    train(make_recipe(strategy={"kind": "frozen"}), overwrite=True)
+    assert notes.read_text() == "mine"
+    assert not stale.exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
