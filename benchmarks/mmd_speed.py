@@ -50,7 +50,7 @@ def worker() -> None:
     }
     if result.method == "exact":
         total = len(x) + len(y)
-        edge = tile_size(total, torch.device("cpu"))
+        edge = tile_size(total, torch.device("cpu"), torch.get_num_threads())
         edges = [min(edge, total - start) for start in range(0, total, edge)]
         pairs = (
             total**2 + sum(size**2 for size in edges)

@@ -1,9 +1,9 @@
 """Collect the rows of the risk study: for each pair, amount of labels and draw, the probe and the outcome.
 
-The outcome is what a user would get with a frozen encoder: logistic regression on the embeddings (unit
-length, inverse penalty 10 throughout), trained on the drawn target labels alone or together with up to
-1,500 source rows, scored on the target's test rows. The probe sees the draw's labels, the texts of the
-target's pool and the source, never a test row.
+The outcome is what a user gets with a frozen encoder: logistic regression on the embeddings, trained on
+the drawn target labels alone or together with up to 1,500 source rows, scored on the target's test rows.
+Its penalty is chosen by cross-validated log loss: on the labels for the former, on the source for the
+latter. The probe sees the draw's labels, the texts of the target's pool and the source, never a test row.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from typing import Any
 import numpy as np
 import risk_data
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
 
 from nlp_transfer.numeric.mmd import mmd_test
 from nlp_transfer.shift.probe import PreparedPair
 from nlp_transfer.shift.risk import flatten
 
-C = 10.0
+C_GRID = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 LEVELS = (20, 50, 100, 300)
 ALL = 100_000
+_ALONE: dict[tuple[str, bytes], float] = {}
 
 
 @lru_cache(maxsize=1)
@@ -34,8 +37,11 @@ def data(names: tuple[str, ...]) -> dict[str, risk_data.DataSet]:
     return risk_data.load(list(names))
 
 
-def fit(x: np.ndarray, y: np.ndarray, start: LogisticRegression | None = None) -> LogisticRegression:
-    model = LogisticRegression(C=C, max_iter=500, warm_start=True)
+def fit(
+    x: np.ndarray, y: np.ndarray, c: float, start: LogisticRegression | None = None
+) -> LogisticRegression:
+    """Logistic regression, from the weights of ``start`` where given."""
+    model = LogisticRegression(C=c, max_iter=500, warm_start=True)
     if start is not None:
         model.coef_, model.intercept_, model.classes_ = (
             start.coef_.copy(),
@@ -43,6 +49,27 @@ def fit(x: np.ndarray, y: np.ndarray, start: LogisticRegression | None = None) -
             start.classes_,
         )
     return model.fit(x, y)
+
+
+def chosen_c(x: np.ndarray, y: np.ndarray) -> float:
+    """The inverse penalty with the least 5-fold log loss; 10 where a class has fewer than two rows."""
+    folds = min(5, int(np.bincount(y).min()))
+    if folds < 2:
+        return 10.0
+    losses = np.zeros(len(C_GRID))
+    for train, test in StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y):
+        for index, c in enumerate(C_GRID):
+            losses[index] += log_loss(y[test], fit(x[train], y[train], c).predict_proba(x[test]))
+    return C_GRID[int(losses.argmin())]
+
+
+def alone(target: risk_data.DataSet, rows: np.ndarray) -> float:
+    """Test accuracy of training on these rows of the pool; kept, since every source is held against it."""
+    key = (target.name, rows.tobytes())
+    if key not in _ALONE:
+        x, y, test = target.x[rows], target.y[rows], slice(target.pool, None)
+        _ALONE[key] = fit(x, y, chosen_c(x, y)).score(target.x[test], target.y[test])
+    return _ALONE[key]
 
 
 def pair_rows(
@@ -55,7 +82,8 @@ def pair_rows(
     """One row without labels, one for each draw and amount of labels; the whole pool in the first draw."""
     x, y = source
     test = slice(target.pool, None)
-    base = fit(x, y)
+    c = chosen_c(x, y)
+    base = fit(x, y, c)
     unlabelled = target.x[: target.pool]
     pair = PreparedPair(x, y, unlabelled)
     mmd = mmd_test(x[:600], unlabelled[:600], permutations=1)
@@ -67,14 +95,13 @@ def pair_rows(
             rows = order[:level]
             if len(np.unique(target.y[rows])) < 2:
                 continue
-            alone = fit(target.x[rows], target.y[rows])
-            both = fit(np.vstack([x, target.x[rows]]), np.concatenate([y, target.y[rows]]), base)
+            both = fit(np.vstack([x, target.x[rows]]), np.concatenate([y, target.y[rows]]), c, base)
             out.append(
                 {
                     **common,
                     "level": level,
                     "draw": draw,
-                    "alone": alone.score(target.x[test], target.y[test]),
+                    "alone": alone(target, rows),
                     "both": both.score(target.x[test], target.y[test]),
                     "probe": flatten(pair.probe(target.x[rows], target.y[rows])),
                 }

@@ -52,6 +52,7 @@ class TextModel:
         return self.task.postprocess(predict_logits(self.model, encoded, self.task.collator(self.tokenizer)))
 
 
+@calm()
 def load_model(run: str | Path) -> TextModel:
     """Load a run folder, or a model folder, ready to predict.
 

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from nlp_transfer.arguments import TrainingFields
-from nlp_transfer.data.options import DomainOptions
+from nlp_transfer.data.options import SPLITS, DomainOptions
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
@@ -152,10 +152,38 @@ class Recipe(Options):
             raise RecipeError(str(document.path), problems)
         return recipe
 
+    def __eq__(self, other: object) -> bool:
+        """Equal values; where the file lay does not count."""
+        return isinstance(other, Recipe) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def dump(self) -> str:
-        """The recipe with every default filled in, as YAML that :meth:`load` reads back to an equal recipe."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        """The recipe with every default filled in, as YAML that :meth:`load` reads back as an equal one."""
+        values = _plain(self)
+        for role in ("source", "target"):
+            for split in SPLITS:
+                if split in values.get(role, {}) and self._base is not None:
+                    values[role][split] = _anchored(values[role][split], self._base)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    """Options as mappings; a null stands only where it is not the default."""
+    if isinstance(value, Options):
+        fields = type(value).model_fields
+        items = ((name, getattr(value, name)) for name in fields)
+        return {
+            name: _plain(item) for name, item in items if item is not None or fields[name].default is not None
+        }
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _anchored(files: str | list[str], base: Path) -> str | list[str]:
+    """Make paths absolute that are found beside the recipe but not from the working folder."""
+    if isinstance(files, list):
+        return [str(_anchored(file, base)) for file in files]
+    return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
 
 
 def recipe_schema() -> dict[str, Any]:

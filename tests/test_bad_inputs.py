@@ -1,7 +1,7 @@
 """Bad input of every kind: one clear message, exit code 2, and nothing written or changed.
 
 Each case runs the command line inside this process in a folder of its own. The folder is compared byte for
-byte before and after, so that a half-written run, a leftover temporary file or a damaged input fails the test.
+byte before and after: a half-written run, a leftover temporary file or a damaged input fails the test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from nlp_transfer.cli import app, run_command
 from nlp_transfer.training.artifacts import RunFolder
 from tests.bad_inputs import CASES, GOOD, RECIPE, Case
 from tests.tiny import tiny_model
-
 
 WAY_OUT = (
     r"expected|fix:|did you mean|valid names|one of|give |set |keep one|check|quote|leave out|save it|must be"

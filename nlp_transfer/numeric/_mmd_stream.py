@@ -18,6 +18,7 @@ from nlp_transfer.numeric._mmd_tiles import (
     join,
     permuted_indicators,
 )
+from nlp_transfer.numeric._workers import Workers
 
 PIECE = 64  # rows read together: one contiguous read
 BUFFER = 8192  # rows shuffled together
@@ -101,7 +102,13 @@ class ShuffledRows:
 
 
 def block_statistics(
-    x: Rows, y: Rows, kernel: TileKernel, permutations: int, block_rows: int, rng: np.random.Generator
+    x: Rows,
+    y: Rows,
+    kernel: TileKernel,
+    permutations: int,
+    block_rows: int,
+    rng: np.random.Generator,
+    workers: Workers,
 ) -> Statistics:
     """Mean over blocks of the unbiased MMD^2, for the observed labels and for permutations within blocks.
 
@@ -115,18 +122,22 @@ def block_statistics(
     blocks = max(1, min(len(x) // 2, len(y) // 2, round((len(x) + len(y)) / block_rows)))
     n_x, n_y = len(x) // blocks, len(y) // blocks
     streams = ShuffledRows(x, kernel, rng), ShuffledRows(y, kernel, rng)
-    totals: Statistics | None = None
-    for _ in range(blocks):
-        z = join([streams[0].take(n_x), streams[1].take(n_y)])
-        found = exact_statistics(kernel, z, n_x, permuted_indicators(n_x, n_y, permutations, rng))
-        if totals is None:
-            totals = found
-        else:
-            totals.values += found.values
-            totals.cross += found.cross
-            totals.self_similarity += found.self_similarity
-    assert totals is not None
-    return Statistics(totals.values / blocks, totals.cross / blocks, totals.self_similarity / blocks)
+
+    def deal() -> Iterator[tuple[Features, np.random.Generator]]:
+        for _ in range(blocks):
+            z = join([streams[0].take(n_x), streams[1].take(n_y)])
+            yield z, np.random.default_rng(rng.integers(2**63))
+
+    def work(block: tuple[Features, np.random.Generator]) -> Statistics:
+        z, own = block
+        return exact_statistics(kernel, z, n_x, permuted_indicators(n_x, n_y, permutations, own))
+
+    values, cross, self_similarity = np.zeros((len(kernel), 1 + permutations)), np.zeros(len(kernel)), 0.0
+    for found in workers.map(work, deal()):
+        values += found.values
+        cross += found.cross
+        self_similarity += found.self_similarity
+    return Statistics(values / blocks, cross / blocks, self_similarity / blocks)
 
 
 def linear_statistics(

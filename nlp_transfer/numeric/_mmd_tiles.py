@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,9 +11,12 @@ import numpy as np
 import torch
 
 from nlp_transfer.errors import NlpTransferError
+from nlp_transfer.numeric._workers import Workers
 from nlp_transfer.numeric.kernels import KERNELS, KernelFunction
 
-CPU_TILE = 768  # a float32 tile of 2.3 MB: large enough for the matrix product, small enough for the cache
+CPU_TILE = (
+    512  # a float32 tile of 1 MiB: large enough for the matrix product, small enough for a core's cache
+)
 CUDA_TILE = 8192  # 256 MiB
 
 
@@ -54,7 +58,9 @@ class TileKernel:
     kernel: str | KernelFunction
     bandwidths: tuple[float, ...]
     centre: torch.Tensor
-    _buffer: torch.Tensor | None = field(default=None, repr=False)
+    _local: threading.local = field(
+        default_factory=threading.local, repr=False
+    )  # each thread has its own tile
 
     def __len__(self) -> int:
         return len(self.bandwidths)
@@ -127,15 +133,16 @@ class TileKernel:
         return torch.cat(blocks).float()
 
     def _first(self, a: Features, b: Features) -> torch.Tensor:
-        """The tile at the widest bandwidth, in the buffer that all tiles share."""
+        """The tile at the widest bandwidth, in the buffer that all tiles of a thread share."""
         if not isinstance(self.kernel, str):
             return self.kernel(a.rows, b.rows).float()
         if self.kernel == "laplacian":
             return torch.cdist(a.rows, b.rows, p=1.0).neg_().exp_()
         size = len(a) * len(b)
-        if self._buffer is None or self._buffer.numel() < size:
-            self._buffer = torch.empty(size, device=a.rows.device)
-        tile = self._buffer[:size].view(len(a), len(b))
+        buffer = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._local.buffer = torch.empty(size, device=a.rows.device)
+        tile = buffer[:size].view(len(a), len(b))
         if self.kernel == "rbf":
             torch.addmm(b.offset.expand(len(a), -1), a.rows, b.rows.T, out=tile)
             return tile.add_(a.offset[:, None]).exp_()
@@ -178,55 +185,74 @@ def permuted_indicators(n_x: int, n_y: int, permutations: int, rng: np.random.Ge
     return labels
 
 
-def tile_size(rows: int, device: torch.device) -> int:
-    """Edge of a square tile: about an eighth of the rows, between 512 and the device's cache-friendly
-    maximum."""
-    largest = CUDA_TILE if device.type == "cuda" else CPU_TILE
-    return max(512, min(largest, -(-rows // 8)))
+def tile_size(rows: int, device: torch.device, threads: int) -> int:
+    """Edge of a square tile: what suits the device, or less where few rows would leave threads without
+    work."""
+    if device.type == "cuda":
+        return CUDA_TILE
+    return max(CPU_TILE // 2, min(CPU_TILE, rows // (2 * threads)))
 
 
-def exact_statistics(kernel: TileKernel, z: Features, n_x: int, labels: np.ndarray) -> Statistics:
+def exact_statistics(
+    kernel: TileKernel, z: Features, n_x: int, labels: np.ndarray, workers: Workers | None = None
+) -> Statistics:
     """Unbiased MMD^2 for every labelling in one pass over the tiles of the upper triangle.
 
-    With s the 0/1 labels of one permutation, s' = s - c, K the kernel matrix with a zero diagonal and r = K
-    1, everything follows from s'K s' and s'r. The first is summed as (S'_i K_ij) * S'_j over tiles: one
-    matrix product for all permutations. The constant c is the share of x, rounded to 1/256: centred labels
-    make the products nearly cancel, so float32 keeps its digits, and rounded ones are exact in float32, so
-    that labels that make no difference give no difference. Sums over tiles are float64.
+    With s the 0/1 labels of one permutation, s' = s - c, K the kernel matrix with a zero diagonal and r = K 1,
+    everything follows from s'K s' and s'r. The first is summed as (S'_i K_ij) * S'_j over tiles: one matrix
+    product for all permutations. The constant c is the share of x, rounded to 1/64: centred labels make the
+    products nearly cancel, so float32 keeps its digits, and such labels add up exactly in float32, so that
+    equal rows give equal values to the last bit. Sums over tiles are float64.
 
     Args:
         kernel: fills the tiles.
         z: the pooled rows, x first.
         n_x: how many of them are x.
         labels: from `permuted_indicators`.
+        workers: threads that share the tiles, in turn; default none.
 
-    Cost: N^2 / 2 (d + bandwidths * permutations) multiply-adds; memory of one tile and of the labels in
-    float32.
+    Cost: N^2 / 2 (d + bandwidths * permutations) multiply-adds; memory of one tile a thread
+    and of the labels in float32.
     """
     device, total, count = z.rows.device, len(z), len(labels)
-    shift = round(256 * n_x / total) / 256
+    shift = round(64 * n_x / total) / 64
     signs = torch.ones(count + 1, total, device=device)  # the last row stays 1: it gives the column sums of K
     signs[:count].copy_(torch.from_numpy(labels)).sub_(shift)
-    quadratic = torch.zeros(len(kernel), count, dtype=torch.float64, device=device)
-    row_sums = torch.zeros(len(kernel), total, dtype=torch.float64, device=device)
-    edge = tile_size(total, device)
-    for i in range(0, total, edge):
-        rows, left = z.part(i, i + edge), signs[:, i : i + edge]
-        for j in range(i, total, edge):
-            right = signs[:count, j : j + edge]
-            for index, tile in enumerate(kernel.tiles(rows, z.part(j, j + edge))):
-                if i == j and index == 0:
-                    tile.fill_diagonal_(0.0)
-                product = left @ tile
-                row_sums[index, j : j + edge] += product[-1]
-                if i != j:
-                    row_sums[index, i : i + edge] += tile.sum(1)
-                sums = product[:count].mul_(right).sum(1, dtype=torch.float64)
-                quadratic[index] += sums if i == j else 2 * sums
+    threads = workers.threads if workers else 1
+    starts = range(0, total, tile_size(total, device, threads))
+    tiles = [(i, j) for i in starts for j in starts if i <= j]
+    shares = [tiles[first::threads] for first in range(threads)]  # fixed: sums are always in one order
+
+    def work(share: list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        return _tile_sums(kernel, z, signs, share, starts.step)
+
+    parts = list(workers.map(work, shares) if workers else map(work, shares))
+    quadratic, row_sums = (torch.stack(side).sum(0) for side in zip(*parts, strict=True))
     diagonal = kernel.diagonal(z).double()
     self_similarity = float(diagonal[:n_x].mean() + diagonal[n_x:].mean())
     values, cross = _from_sums(quadratic, row_sums, signs[:count], n_x, shift)
     return Statistics(values, cross, self_similarity)
+
+
+def _tile_sums(
+    kernel: TileKernel, z: Features, signs: torch.Tensor, tiles: list[tuple[int, int]], edge: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """s'K s' (bandwidths, labellings) and K 1 (bandwidths, rows), summed over some tiles of the upper
+    triangle."""
+    count, device = len(signs) - 1, signs.device
+    quadratic = torch.zeros(len(kernel), count, dtype=torch.float64, device=device)
+    row_sums = torch.zeros(len(kernel), len(z), dtype=torch.float64, device=device)
+    for i, j in tiles:
+        left, right = signs[:, i : i + edge], signs[:count, j : j + edge]
+        for index, tile in enumerate(kernel.tiles(z.part(i, i + edge), z.part(j, j + edge))):
+            if i == j and index == 0:
+                tile.fill_diagonal_(0.0)
+            product = left @ tile
+            row_sums[index, j : j + edge] += product[-1]
+            if i != j:
+                row_sums[index, i : i + edge] += tile.sum(1)
+            quadratic[index] += torch.linalg.vecdot(product[:count], right).mul_(1.0 if i == j else 2.0)
+    return quadratic, row_sums
 
 
 def _from_sums(

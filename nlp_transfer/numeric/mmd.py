@@ -19,6 +19,7 @@ from nlp_transfer.numeric._checks import Array, at_least, one_of, same_width, sh
 from nlp_transfer.numeric._mmd_stream import Rows, block_statistics, linear_statistics
 from nlp_transfer.numeric._mmd_tiles import Statistics, TileKernel, exact_statistics, join
 from nlp_transfer.numeric._mmd_tiles import permuted_indicators as _labels
+from nlp_transfer.numeric._workers import Workers
 from nlp_transfer.numeric.kernels import (
     BANDWIDTH_KERNELS,
     KERNELS,
@@ -270,12 +271,14 @@ def mmd_test(
         at_least("block_rows", block_rows, 4)
     method, reason, fitting = _choose(method, len(x), len(y), x.shape[1], len(tiles) * permutations, where)
     sides, rng = (Rows("x", x, where), Rows("y", y, where)), np.random.default_rng(seed)
-    with full_precision():
+    with full_precision(), Workers(where) as workers:
         if method == "exact":
             pooled = join([side.features(tiles) for side in sides])
-            found = exact_statistics(tiles, pooled, len(x), _labels(len(x), len(y), permutations, rng))
+            found = exact_statistics(
+                tiles, pooled, len(x), _labels(len(x), len(y), permutations, rng), workers
+            )
         elif method == "block":
-            found = block_statistics(*sides, tiles, permutations, block_rows or fitting, rng)
+            found = block_statistics(*sides, tiles, permutations, block_rows or fitting, rng, workers)
         else:
             found = linear_statistics(*sides, tiles, permutations, rng)
     name = kernel if isinstance(kernel, str) else getattr(kernel, "__name__", "custom")

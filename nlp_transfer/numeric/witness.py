@@ -10,8 +10,9 @@ import torch
 
 from nlp_transfer.errors import DataError
 from nlp_transfer.numeric._checks import Array, same_width, shaped
-from nlp_transfer.numeric._mmd_stream import BUFFER, Rows
-from nlp_transfer.numeric._mmd_tiles import Features, TileKernel
+from nlp_transfer.numeric._mmd_stream import Rows
+from nlp_transfer.numeric._mmd_tiles import Features, TileKernel, tile_size
+from nlp_transfer.numeric._workers import Workers
 from nlp_transfer.numeric.kernels import (
     BANDWIDTH_KERNELS,
     KernelFunction,
@@ -97,14 +98,16 @@ def witness(
         width = given[0]
     centre = torch.from_numpy(sample_rows(x, y, 1000, seed).mean(0)).to(where)
     tiles = TileKernel(kernel, (width or 1.0,), centre)
-    with full_precision():
+    with full_precision(), Workers(where) as workers:
         a, b = Rows("x", x, where).features(tiles), Rows("y", y, where).features(tiles)
         sides = [a, b]
         if queries is not None:
             queries = shaped("queries", queries)
             same_width(x, queries, "x", "queries")
             sides.append(Rows("queries", queries, where).features(tiles))
-        to_x, to_y = (np.concatenate([_sums(tiles, side, other) for side in sides]) for other in (a, b))
+        to_x, to_y = (
+            np.concatenate([_sums(tiles, side, other, workers) for side in sides]) for other in (a, b)
+        )
         self_x, self_y = (tiles.diagonal(side).double().cpu().numpy() for side in (a, b))
     n, m = len(a), len(b)
     at_x = (to_x[:n] - self_x) / (n - 1) - to_y[:n] / m
@@ -113,12 +116,14 @@ def witness(
     return Witness(at_x, at_y, at_queries, width)
 
 
-def _sums(tiles: TileKernel, a: Features, b: Features) -> np.ndarray:
+def _sums(tiles: TileKernel, a: Features, b: Features, workers: Workers) -> np.ndarray:
     """Sum over b of k(a_i, b_j) for each i: (len(a),) float64."""
-    total = torch.zeros(len(a), dtype=torch.float64, device=a.rows.device)
-    edge = BUFFER // 4
-    for i in range(0, len(a), edge):
-        for j in range(0, len(b), edge):
-            tile = next(tiles.tiles(a.part(i, i + edge), b.part(j, j + edge)))
-            total[i : i + edge] += tile.sum(1)
-    return total.cpu().numpy()
+    edge = tile_size(len(a), a.rows.device, workers.threads)
+
+    def rows(start: int) -> torch.Tensor:
+        part, total = a.part(start, start + edge), torch.zeros((), dtype=torch.float64, device=a.rows.device)
+        for other in range(0, len(b), edge):
+            total = total + next(tiles.tiles(part, b.part(other, other + edge))).sum(1)
+        return total
+
+    return torch.cat(list(workers.map(rows, range(0, len(a), edge)))).cpu().numpy()

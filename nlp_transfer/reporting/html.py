@@ -165,12 +165,13 @@ def _track(figure: Figure, start: float, end: float) -> dict[str, float]:
 def _classes_note(report: ShiftReport) -> str:
     if report.target.labels:
         return (
-            "The mix of classes on both sides and, striped, the target's as estimated from its texts alone."
+            "The mix of classes on both sides and, striped, the target's as estimated from its texts alone: "
+            "a hint, for it supposes that a class is written alike in both domains."
         )
     return (
         "The source's mix of classes, and, striped, the target's mix as estimated from its texts alone. "
         "Without target "
-        "labels this cannot be checked."
+        "labels this cannot be checked: it supposes that a class is written alike in both domains."
     )
 
 

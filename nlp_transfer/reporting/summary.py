@@ -112,6 +112,7 @@ def print_shift(report: ShiftReport) -> None:
         for reason in words.reasons(report):
             console.print(f"  \u2022 {escape(reason)}")
     console.print(_shift_table(report))
+    console.print("[dim]* where the value would lie if both samples came from one domain[/dim]")
     for caveat in report.caveats:
         console.print(f"[dim]Note: {escape(caveat)}[/dim]")
     console.print(f"[dim]{escape(report.model)}, {report.seconds:.1f} s[/dim]")

@@ -1,8 +1,9 @@
 """Fit the forecast of ``risk.py`` to pairs whose outcome was measured: the package's study, or your own
 pairs.
 
-The gain and the accuracy are each a ridge regression on the probe's figures; the probability that a source
-hurts is a logistic function of the predicted gain in units of its error. Penalties, errors and intervals come
+The gain and the accuracy are each a ridge regression on the probe's figures. The probability that a source
+hurts is the mean of two: a logistic function of the predicted gain in units of its error, and a logistic
+regression on the figures themselves. Penalties, errors and intervals come
 from targets left out of the fit, never from the rows that were fitted.
 """
 
@@ -31,6 +32,8 @@ LABEL_FREE: tuple[str, ...] = (
     "log_effective_share",
     "log_n_source",
 )
+HURT_PENALTY = 3.0
+"""Of the logistic regression on standardised figures."""
 LABEL_FREE_PENALTY = 10.0
 """Label-free figures are shrunk this much more: they vary with the pair and not with the labels, so there are
 only as many different values as pairs, and chance relations with a domain easily pass for rules."""
@@ -180,8 +183,18 @@ class Table:
         real, groups, weights = self.real[rows], self.groups[rows], self.weights[rows]
         gain, gain_apart = _regress(self.x[0][rows], self.gain[rows], weights, groups, real, self.names[0])
         accuracy, _ = _regress(self.x[1][rows], self.accuracy[rows], weights, groups, real, self.names[1])
-        z = (-HURT - gain_apart[real]) / gain["error"]
-        intercept, slope = _logistic(z, self.gain[rows][real] < -HURT, weights[real])
+        z = np.clip((-HURT - gain_apart[real]) / gain["error"], -8, 8)
+        slope, intercept = (
+            float(value)
+            for value in _logistic(
+                z[:, None],
+                self.gain[rows][real] < -HURT,
+                weights[real],
+                start=np.array([NORMAL_SLOPE, 0.0]),
+                precision=np.array([4.0, 1.0]),
+            )
+        )
+        direct = _classify(self.x[0][rows], self.gain[rows] < -HURT, weights, self.names[0])
         spans = {}
         for names, x in zip(self.names, self.x, strict=True):
             for index, name in enumerate(names):
@@ -192,7 +205,7 @@ class Table:
             "labels": self.labels,
             "gain": gain,
             "accuracy": accuracy,
-            "hurt": {"intercept": intercept, "slope": slope},
+            "hurt": {"intercept": intercept, "slope": max(slope, 0.1), "direct": direct},
             "range": spans,
         }
 
@@ -266,6 +279,19 @@ def rounded(value: Any, digits: int = 5) -> Any:
     return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
+def _moments(x: Array, weights: Array) -> tuple[Array, Array]:
+    """Weighted mean and standard deviation of each column, NaN left out; 1 for a constant column."""
+    known = ~np.isnan(x)
+    total = np.maximum((known * weights[:, None]).sum(0), 1e-12)
+    mean = (np.nan_to_num(x) * weights[:, None]).sum(0) / total
+    scale = np.sqrt((np.where(known, x - mean, 0.0) ** 2 * weights[:, None]).sum(0) / total)
+    return mean, np.where(scale > 1e-9, scale, 1.0)
+
+
+def _penalties(names: Sequence[str]) -> Array:
+    return np.array([LABEL_FREE_PENALTY if name in LABEL_FREE else 1.0 for name in names])
+
+
 def _standardise(x: Array, mean: Array, scale: Array) -> Array:
     return np.nan_to_num(np.clip((x - mean) / scale, -4, 4))
 
@@ -274,13 +300,9 @@ def _regress(
     x: Array, y: Array, weights: Array, groups: Array, real: Array, names: Sequence[str]
 ) -> tuple[dict[str, Any], Array]:
     """Ridge regression, its penalty by leave-one-group-out error; the model and the left-out predictions."""
-    known = ~np.isnan(x)
-    total = np.maximum((known * weights[:, None]).sum(0), 1e-12)
-    mean = (np.nan_to_num(x) * weights[:, None]).sum(0) / total
-    scale = np.sqrt((np.where(known, x - mean, 0.0) ** 2 * weights[:, None]).sum(0) / total)
-    scale = np.where(scale > 1e-9, scale, 1.0)
+    mean, scale = _moments(x, weights)
     z = np.hstack([_standardise(x, mean, scale), np.ones((len(x), 1))])
-    shrink = np.diag([LABEL_FREE_PENALTY if name in LABEL_FREE else 1.0 for name in names] + [1e-6])
+    shrink = np.diag(np.append(_penalties(names), 1e-6))
     parts = {group: groups == group for group in np.unique(groups)}
     grams = {group: (z[rows].T * weights[rows]) @ z[rows] for group, rows in parts.items()}
     moments = {group: (z[rows].T * weights[rows]) @ y[rows] for group, rows in parts.items()}
@@ -312,18 +334,26 @@ def _regress(
     return model, apart
 
 
-def _logistic(
-    z: Array, truth: Array, weights: Array, prior: tuple[float, float] = (0.0, NORMAL_SLOPE)
-) -> tuple[float, float]:
-    """Intercept and slope by Newton's method, drawn towards the prior."""
-    design = np.stack([np.ones(len(z)), np.clip(z, -8, 8)], axis=1)
-    start = np.array(prior)
-    beta, precision = start.copy(), np.diag([1.0, 4.0])
+def _classify(x: Array, truth: Array, weights: Array, names: Sequence[str]) -> dict[str, Any]:
+    """Logistic regression on the figures, with a fixed penalty."""
+    mean, scale = _moments(x, weights)
+    share = float(np.clip(np.average(truth, weights=weights), 0.005, 0.995))
+    start = np.append(np.zeros(len(names)), np.log(share / (1 - share)))
+    precision = np.append(HURT_PENALTY * _penalties(names), 1e-3)
+    beta = _logistic(_standardise(x, mean, scale), truth, weights, start, precision)
+    terms = {name: [float(mean[i]), float(scale[i]), float(beta[i])] for i, name in enumerate(names)}
+    return {"intercept": float(beta[-1]), "terms": terms}
+
+
+def _logistic(z: Array, truth: Array, weights: Array, start: Array, precision: Array) -> Array:
+    """Coefficients and, last, intercept by Newton's method, drawn towards ``start`` with this precision."""
+    design = np.hstack([z, np.ones((len(z), 1))])
+    beta = start.copy()
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
-        gradient = design.T @ (weights * (truth - p)) - precision @ (beta - start)
-        step = np.linalg.solve((design.T * (weights * p * (1 - p))) @ design + precision, gradient)
+        gradient = design.T @ (weights * (truth - p)) - precision * (beta - start)
+        step = np.linalg.solve((design.T * (weights * p * (1 - p))) @ design + np.diag(precision), gradient)
         beta = beta + step
         if np.abs(step).max() < 1e-8:
             break
-    return float(beta[0]), float(max(beta[1], 0.1))
+    return beta

@@ -46,6 +46,7 @@ def compare_classes(
     y_labelled: np.ndarray,
     permutations: int,
     seed: int,
+    far_apart: bool = False,
 ) -> tuple[list[Statistic], tuple[ClassShares, ...]]:
     """What labels tell: shares and shift within classes, as far as there are labels.
 
@@ -56,11 +57,12 @@ def compare_classes(
         y_labelled: features of the target's labelled texts.
         permutations: of the test within classes.
         seed: of permutations and bootstrap.
+        far_apart: whether the texts differ so much that shares estimated from them are a hint only.
     """
     found: list[Statistic] = []
     if not len(ours.labels):
         return found, ()
-    estimate, shares = estimate_label_shares(x, ours.labels, y, seed=seed)
+    estimate, shares = estimate_label_shares(x, ours.labels, y, seed=seed, far_apart=far_apart)
     within: Mapping[Any, float] = {}
     if len(theirs.labels):
         found.append(label_shift_statistic(ours.labels, theirs.labels, seed=seed))
@@ -76,10 +78,11 @@ def compare_classes(
     source, target = ours.shares(), theirs.shares()
     rows = []
     for name in names:
-        place = labels.index(name) if name in labels else None
-        estimated: tuple[float | None, ...] = (None, None, None)
-        if place is not None:
-            estimated = (float(shares.target[place]), *(float(end) for end in shares.interval[place]))
+        estimated = low = high = None
+        if name in labels:
+            place = labels.index(name)
+            estimated, (low, high) = float(shares.target[place]), map(float, shares.interval[place])
         share = target.get(name, 0.0) if target else None
-        rows.append(ClassShares(str(name), source.get(name, 0.0), share, *estimated, within.get(name)))
+        within_class = within.get(name)
+        rows.append(ClassShares(str(name), source.get(name, 0.0), share, estimated, low, high, within_class))
     return found, tuple(rows)

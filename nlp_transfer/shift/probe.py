@@ -141,7 +141,7 @@ class PreparedPair:
             n_classes=len(pair.classes),
             label_free=pair.label_free,
             labelled=figures,
-            notes=_notes(names, self._names),
+            notes=(*_notes(names, self._names), *_overlap(int(_rows_in(self._raw_source, rows).sum()))),
         )
 
     def _pair(self, names: Array, rows: Array) -> _Pair:
@@ -246,6 +246,16 @@ def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:
             )
         array = array.astype(np.int64)
     return array.astype(str) if array.dtype.kind in "OU" else array
+
+
+def _overlap(shared: int) -> tuple[str, ...]:
+    """A warning where source rows are the labelled target rows themselves."""
+    if not shared:
+        return ()
+    return (
+        f"{shared} source rows are also labelled target rows: held-out figures with the source are too good, "
+        "because it holds the answers. Drop these rows from the source.",
+    )
 
 
 def _rows_in(rows: Array, others: Array) -> Array:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 StrategyName = Literal["frozen", "full", "lora"]
 FEW_TEXTS = 100
+FAR_APART = 1.6
+"""Proxy A-distance from which class shares estimated from texts alone are a hint: 90 % told apart."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,10 @@ def shift_report(
     with clock("distances"):
         found = [stats.mmd_statistic(test), *stats.distances(x, y, permutations=permutations, seed=seed)]
     with clock("labels"):
-        extra, classes = compare_classes(ours, theirs, x_labelled, y, y_labelled, permutations, seed)
+        apart = any(item.name == "proxy_a_distance" and item.value > FAR_APART for item in found)
+        extra, classes = compare_classes(
+            ours, theirs, x_labelled, y, y_labelled, permutations, seed, far_apart=apart
+        )
     with clock("vocabulary"):
         counts = count([ours.texts, theirs.texts], _tokenizer(embedder))
         found += extra + vocabulary_statistics(*counts, permutations=permutations, seed=seed)

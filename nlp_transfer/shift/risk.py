@@ -221,7 +221,25 @@ def features(
         put("agree_" + name, agreement + name)
     for name in ("source_correlation", "halves_correlation", "label_function"):
         put(name, agreement + name)
+    if flat.get(labelled + "class_balance", 1.0) < 0.95:
+        expected = flat[free + "doc_estimate"]
+        out["contradiction"] = contradiction(out["zero_shot"], flat["n_labels"], expected, flat["n_classes"])
     return out
+
+
+def contradiction(right: float, labels: float, expected: float, classes: float) -> float:
+    """Chance that the source alone is right on clearly fewer target rows than guessing (0.8 / classes).
+
+    Args:
+        right: share of the labelled target rows that it predicts rightly; ``labels`` their number.
+        expected: accuracy expected without labels; counts like four labels (a beta prior).
+        classes: in all.
+    """
+    grid = np.linspace(0.0005, 0.9995, 1000)
+    log_density = (right * labels + 4 * expected - 1) * np.log(grid)
+    log_density += ((1 - right) * labels + 4 * (1 - expected) - 1) * np.log1p(-grid)
+    density = np.exp(log_density - log_density.max())
+    return float(density[grid < 0.8 / classes].sum() / density.sum())
 
 
 def linear(model: Mapping[str, Any], values: Mapping[str, float]) -> float:
@@ -238,7 +256,8 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
 
     Inside of what was studied it is the calibration's. Outside, by a distance D (see :func:`distance`), the
     calibration's error counts 1 + D times and the estimate is averaged with what the probe measured, each
-    weighted by the inverse of its squared error.
+    weighted by the inverse of its squared error. By the chance that the source contradicts the target's
+    labels (see :func:`contradiction`), the gain goes over to the measured one and the probability to one.
 
     Args:
         entry: one of the calibration's levels.
@@ -258,9 +277,18 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
         if name == "gain":
             hurt, known = entry["hurt"], 1 / (1 + away)
             slope = known * hurt["slope"] + (1 - known) * NORMAL_SLOPE
-            argument = known * hurt["intercept"] + slope * (-HURT - centre) / error
-            out["probability"] = 1 / (1 + math.exp(-float(np.clip(argument, -30, 30))))
+            by_gain = _logistic(known * hurt["intercept"] + slope * (-HURT - centre) / error)
+            direct = _logistic(linear(hurt["direct"], values))
+            out["probability"] = (1 - known / 2) * by_gain + known / 2 * direct
+    against = values.get("contradiction", 0.0)
+    out["probability"] += (1 - out["probability"]) * against
+    lower = min(values.get("gain", 0.0) - out["gain"][0], 0.0) * against
+    out["gain"] = tuple(value + lower for value in out["gain"])
     return out
+
+
+def _logistic(argument: float) -> float:
+    return 1 / (1 + math.exp(-float(np.clip(argument, -30, 30))))
 
 
 def distance(ranges: Mapping[str, Sequence[float]], values: Mapping[str, float]) -> float:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import datasets
 import numpy as np
 
-from nlp_transfer.data.checks import fingerprint, label_counts
+from nlp_transfer.data.checks import Finding, check, fingerprint, label_counts, text_hashes
 from nlp_transfer.data.columns import (
     LABEL_COLUMNS,
     find_label_column,
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Role = Literal["source", "target"]
+PAIRS = "translation"
+"""Column of translation pairs."""
+TOLD = ("experimental", "duplicates", "conflicting-labels", "imbalance")
+"""Findings about the data that belong into a report; of duplicates and the like, those that are warnings."""
 MOST_CLASSES = 20
 """More different labels than this are ratings or something else, not classes."""
 
@@ -94,6 +99,12 @@ def draw(data: DomainData, *, max_samples: int, seed: int, labels: int | None = 
     order = np.random.default_rng(seed).permutation(total)
     texts = _texts(list(used.values()), order[:max_samples])
     names, notes = _classes(data, used.get("train"))
+    told = [
+        item
+        for item in data.checks
+        if item.code in TOLD and (item.level == "warning" or item.code == TOLD[0])
+    ]
+    notes = (*notes, *(f"{data.name}: {item.message}." for item in told))
     rows = order[order < len(names)]
     rows = rows[: max_samples if labels is None else min(labels, max_samples)]
     return Sample(
@@ -167,7 +178,8 @@ def load_side(
 ) -> DomainData:
     """Load a file or ``sample:NAME`` for a comparison, with its labels where there are any.
 
-    A label column is found by its name. Rows whose label is missing count as unlabelled texts; a target may
+    A label column is found by its name. Of translation pairs one side is read: the language that ``text_column``
+    names, else the first. Rows whose label is missing count as unlabelled texts; a target may
     lack the ``label_column`` that a source has.
 
     Raises:
@@ -176,7 +188,9 @@ def load_side(
     options = place_options(place, text_column=text_column, label_column=label_column)
     if place.startswith(SAMPLE_PREFIX):
         return load_domain(options, role=role, objective="classification", seed=seed, need=())
-    table = read_table(place, columns=wanted_columns(options, "classification"))
+    table = read_table(place, columns=[*wanted_columns(options, "classification"), PAIRS])
+    if PAIRS in table.column_names and text_column not in table.column_names:
+        return _pairs_file(table, text_column, options, role, place)
     text = find_text_column(table.column_names, text_column, where=place)
     given = None if role == "target" and label_column not in table.column_names else label_column
     label = _label_column([name for name in table.column_names if name != text], given, place)
@@ -199,7 +213,7 @@ def _labelled_file(
             parts[split], _ = normalise(
                 take_rows(table, rows), options, objective=objective, where=place, split=split
             )
-    return DomainData(
+    domain = DomainData(
         name=options.domain_name(),
         role=role,
         objective="classification" if "train" in parts else "none",
@@ -209,6 +223,50 @@ def _labelled_file(
         unlabeled=parts.get("unlabeled"),
         fingerprints={split: fingerprint(rows) for split, rows in parts.items()},
         label_counts={"train": label_counts(parts["train"])} if "train" in parts else {},
+        hashes={split: text_hashes(rows) for split, rows in parts.items()},
+    )
+    return replace(domain, checks=check(domain))
+
+
+def _pairs_file(
+    table: Dataset, language: str | None, options: DomainOptions, role: Role, place: str
+) -> DomainData:
+    """One side of translation pairs ``{"translation": {"en": ..., "de": ...}}`` as texts; experimental."""
+    pairs = table[PAIRS][:]
+    languages = list(pairs[0]) if pairs and isinstance(pairs[0], dict) else []
+    if not languages or (language is not None and language not in languages):
+        raise DataError(
+            f"{place}: no texts in the column {PAIRS!r}",
+            expected=f"pairs with a text in {language!r}"
+            if language
+            else 'pairs such as {"en": "...", "de": "..."}',
+            found=f"the languages {', '.join(languages)}" if languages else "no pairs",
+            fix="set text_column to a language of the pairs, or to a column of texts",
+        )
+    language = language or languages[0]
+    raw = datasets.Dataset.from_dict({"text": [pair[language] for pair in pairs]})
+    texts, _ = normalise(
+        raw,
+        options.model_copy(update={"text_column": "text"}),
+        objective="none",
+        where=place,
+        split="unlabeled",
+    )
+    message = (
+        f"translation pairs: the {language} side is compared, as texts alone. This is experimental, and "
+        f"there is no "
+        "forecast of translation quality."
+    )
+    return DomainData(
+        name=options.domain_name(),
+        role=role,
+        objective="none",
+        train=None,
+        validation=None,
+        test=None,
+        unlabeled=texts,
+        fingerprints={"unlabeled": fingerprint(texts)},
+        checks=[Finding("info", "experimental", len(texts), len(table), message)],
     )
 
 

@@ -22,7 +22,7 @@ class LoraOptions(Options):
     kind: Literal["lora"] = "lora"
     r: int = Field(16, ge=1)
     """Rank of the update."""
-    alpha: float = Field(32, gt=0)
+    alpha: int = Field(32, ge=1)
     """The update is scaled by alpha / r (alpha / sqrt(r) with rslora)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""

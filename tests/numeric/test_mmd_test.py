@@ -33,7 +33,7 @@ def naive_exact(x, y, width, labels):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(_mmd_tiles, "tile_size", lambda rows, device: 17)
+    monkeypatch.setattr(_mmd_tiles, "tile_size", lambda rows, device, threads: 17)
 
 
 @pytest.mark.parametrize("sizes", [(40, 40), (25, 61), (3, 50), (2, 2)])
@@ -259,6 +259,39 @@ def test_reduced_precision_products_are_switched_off_and_restored():
     finally:
         torch.set_float32_matmul_precision(before)
     assert found.values == pytest.approx(reference.values, abs=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_share_the_work_and_give_the_same_result(method, small_tiles):
+    rng = np.random.default_rng(16)
+    x, y = rng.normal(size=(150, 6)), rng.normal(0.2, 1, size=(130, 6))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        first, again = (mmd_test(x, y, method=method, block_rows=40) for _ in range(2))
+        assert torch.get_num_threads() == 3
+        torch.set_num_threads(1)
+        alone = mmd_test(x, y, method=method, block_rows=40)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(first.null, again.null)
+    np.testing.assert_allclose(first.null, alone.null, atol=1e-7)
+    assert first.value == pytest.approx(alone.value, abs=1e-7)
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    def broken(a, b):
+        raise RuntimeError("no such kernel")
+
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(RuntimeError, match="no such kernel"):
+            mmd_test(x, x, kernel=broken)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_auto_states_its_choice(monkeypatch):

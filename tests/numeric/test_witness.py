@@ -16,7 +16,7 @@ def k(a, b, width=1.2):
 
 
 def test_it_is_the_double_loop(monkeypatch):
-    monkeypatch.setattr(witness_module, "BUFFER", 16)
+    monkeypatch.setattr(witness_module, "tile_size", lambda rows, device, threads: 4)
     rng = np.random.default_rng(0)
     x, y, q = rng.normal(size=(11, 3)), rng.normal(1, 1, size=(7, 3)), rng.normal(size=(5, 3))
     found = witness(x, y, q, bandwidth=1.2)

@@ -281,3 +281,9 @@ def test_bad_input_is_refused(change, message):
     source, labels = arguments.pop("source"), arguments.pop("source_labels")
     with pytest.raises(DataError, match=message):
         run_probe(source, labels, **arguments)
+
+
+def test_target_rows_inside_the_source_are_reported():
+    tx, ty = domain(60, 38)
+    found = run_probe(tx, ty, labelled=tx[:20], labels=ty[:20], unlabelled=tx)
+    assert "20 source rows are also labelled" in " ".join(found.notes)

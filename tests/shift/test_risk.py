@@ -281,17 +281,28 @@ def test_auroc_is_that_of_scikit_learn():
     assert auroc(np.ones(5), np.arange(5)) is None
 
 
-def test_logistic_is_that_of_scikit_learn_where_data_outweigh_the_prior():
+def test_logistic_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     z = rng.normal(size=4000)
     truth = rng.random(4000) < 1 / (1 + np.exp(-(0.5 + 2.0 * z)))
-    intercept, slope = calibrate._logistic(z, truth, np.ones(4000))
+    slope, intercept = calibrate._logistic(z[:, None], truth, np.ones(4000), np.zeros(2), np.full(2, 1e-6))
     reference = LogisticRegression(C=np.inf).fit(z[:, None], truth)
-    assert intercept == pytest.approx(reference.intercept_[0], abs=0.02)
-    assert slope == pytest.approx(reference.coef_[0, 0], abs=0.03)
+    assert intercept == pytest.approx(reference.intercept_[0], abs=1e-3)
+    assert slope == pytest.approx(reference.coef_[0, 0], abs=1e-3)
 
 
 def test_too_little_to_calibrate_on():
     rows, outcomes = study(groups=2)
     with pytest.raises(DataError, match="too little"):
         fit_calibration(rows, outcomes, study={"name": "x", "pairs": 1})
+
+
+@pytest.mark.parametrize(
+    ("right", "labels", "expected", "classes"), [(0.2, 20, 0.8, 2), (0.6, 50, 0.7, 2), (0.1, 40, 0.5, 5)]
+)
+def test_contradiction_is_a_beta_posterior(right, labels, expected, classes):
+    from scipy.stats import beta
+
+    posterior = beta(right * labels + 4 * expected, (1 - right) * labels + 4 * (1 - expected))
+    found = risk.contradiction(right, labels, expected, classes)
+    assert found == pytest.approx(posterior.cdf(0.8 / classes), abs=0.01)
