@@ -40,9 +40,9 @@ class SourceOptions(DomainOptions):
 class EarlyStopping(Options):
     """Stop when the validation metric no longer improves."""
 
-    patience: int = Field(3, ge=1)
+    patience: int = Field(default=3, ge=1)
     """Evaluations without an improvement before training stops."""
-    threshold: float = Field(0.0, ge=0)
+    threshold: float = Field(default=0.0, ge=0)
     """Smaller improvements do not count."""
 
 
@@ -51,9 +51,9 @@ class ShiftOptions(Options):
 
     enabled: bool = True
     """Compute it and show it."""
-    max_samples: int = Field(2000, ge=2)
+    max_samples: int = Field(default=2000, ge=2)
     """Texts drawn from each domain, by seed."""
-    permutations: int = Field(200, ge=1)
+    permutations: int = Field(default=200, ge=1)
     """Permutations of the two-sample test."""
 
 

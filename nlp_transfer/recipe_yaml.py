@@ -21,10 +21,10 @@ class _Loader(yaml.SafeLoader):
     }
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
@@ -94,7 +94,9 @@ def read_yaml(path: Path) -> RecipeYaml:
     return RecipeYaml(path, values, lines)
 
 
-def _collect_lines(node: yaml.Node, path: tuple, lines: dict[tuple, int], repeated: list[Problem]) -> None:
+def _collect_lines(
+    node: yaml.Node | None, path: tuple, lines: dict[tuple, int], repeated: list[Problem]
+) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*path, key.value)

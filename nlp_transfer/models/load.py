@@ -62,7 +62,7 @@ class ModelOptions(Options):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Dropout everywhere but on attention weights; null: as the checkpoint has it."""
     attention_dropout: float | None = Field(default=0.0, ge=0, lt=1)
-    """Dropout on attention weights; null: as the checkpoint has it. Without it the fused attention kernels run
+    """Dropout on attention weights; null: as the checkpoint has it. Without it fused attention kernels run
     in training, which takes a quarter to a third off a step."""
     attn_implementation: str | None = None
     """sdpa, eager, flash_attention_2, ...; null: the best that transformers finds."""

@@ -255,7 +255,7 @@ def _pairs_file(
     message = (
         f"translation pairs: the {language} side is compared, as texts alone. This is experimental, and "
         f"there is no "
-        "forecast of translation quality."
+        "forecast of translation quality"
     )
     return DomainData(
         name=options.domain_name(),

@@ -33,11 +33,11 @@ class FrozenOptions(Options):
     """Which hidden layer is pooled: an index (0 = embeddings, -1 = last), or the mean over all layers."""
     normalize: bool = False
     """Scale each embedding to length one before the head."""
-    C: float | None = Field(None, gt=0)
+    C: float | None = Field(default=None, gt=0)
     """Inverse regularisation strength of the linear head; null: picked by 5-fold cross-validation."""
-    select: int | None = Field(None, ge=1)
+    select: int | None = Field(default=None, ge=1)
     """Keep the n features most related to the labels (ANOVA F value); null: keep all."""
-    hidden: int = Field(128, ge=1)
+    hidden: int = Field(default=128, ge=1)
     """Hidden units of the mlp head."""
 
     @model_validator(mode="after")

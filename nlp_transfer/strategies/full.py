@@ -22,11 +22,11 @@ class FullOptions(Options):
     kind: Literal["full"] = "full"
     freeze_embeddings: bool = False
     """Keep the token and position embeddings as they are."""
-    freeze_layers: int = Field(0, ge=0)
+    freeze_layers: int = Field(default=0, ge=0)
     """Keep the embeddings and the first n transformer layers as they are (partial fine-tuning)."""
-    layer_decay: float | None = Field(None, gt=0, le=1)
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
     """Multiply the learning rate by this for each layer further from the head (0.9 is usual)."""
-    gradual_unfreezing: float | None = Field(None, gt=0)
+    gradual_unfreezing: float | None = Field(default=None, gt=0)
     """Start with the head alone and free one more layer, from the top, every so many epochs."""
 
     @model_validator(mode="after")

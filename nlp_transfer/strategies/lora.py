@@ -20,11 +20,11 @@ class LoraOptions(Options):
     """Low-rank adapters on a frozen base, and a new head."""
 
     kind: Literal["lora"] = "lora"
-    r: int = Field(16, ge=1)
+    r: int = Field(default=16, ge=1)
     """Rank of the update."""
-    alpha: int = Field(32, ge=1)
+    alpha: int = Field(default=32, ge=1)
     """The update is scaled by alpha / r (alpha / sqrt(r) with rslora)."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the adapter's input."""
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023)."""
