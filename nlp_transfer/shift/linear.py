@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 Array = np.ndarray
 
@@ -64,8 +64,11 @@ class Prior:
 
     def predict(self, y: Array, train: Array, at: Array) -> tuple[Array, Array]:
         """Fit on the labelled rows ``train``; score the labelled rows ``at`` and all further rows."""
-        rows = self.rows[train]
-        weights = rows.T @ solve_spd(rows @ rows.T + np.eye(len(train)), y[train] - self.mean[train])
+        rows, residual = self.rows[train], y[train] - self.mean[train]
+        if len(rows) > rows.shape[1]:
+            weights = solve_spd(rows.T @ rows + np.eye(rows.shape[1]), rows.T @ residual)
+        else:
+            weights = rows.T @ solve_spd(rows @ rows.T + np.eye(len(rows)), residual)
         return self.mean[at] + self.rows[at] @ weights, self.further_mean + self.further @ weights
 
 
@@ -87,9 +90,15 @@ class Fitted:
 
     @classmethod
     def of(cls, prior: Prior, y: Array) -> Fitted:
-        """Fit. Cost: O(n^3 + n^2 k)."""
-        lower = np.linalg.cholesky(prior.rows @ prior.rows.T + np.eye(len(y)))
-        inverse = cho_solve((lower, True), np.eye(len(y)), check_finite=False)
+        """Fit. Cost: O(n^2 k + min(n, k)^3); with more rows than features by Woodbury's identity."""
+        rows = prior.rows
+        if len(rows) > rows.shape[1]:
+            lower = np.linalg.cholesky(rows.T @ rows + np.eye(rows.shape[1]))
+            half = solve_triangular(lower, rows.T, lower=True, check_finite=False)
+            inverse = np.eye(len(y)) - half.T @ half
+        else:
+            lower = np.linalg.cholesky(rows @ rows.T + np.eye(len(y)))
+            inverse = cho_solve((lower, True), np.eye(len(y)), check_finite=False)
         residual = y - prior.mean
         dual = inverse @ residual
         variance = max(float((residual * dual).sum()) / residual.size, 1e-12)

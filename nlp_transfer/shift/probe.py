@@ -63,7 +63,7 @@ def run_probe(
     Raises:
         DataError: no target rows, widths or lengths that differ, NaN, fewer than two source classes, ratings.
 
-    Cost: O((n + m) d^2 + d^3 + t^3) for t target labels: about one second for 2,000 + 2,000 rows of 384.
+    Cost: O((n + m) d^2 + d^3 + t^2 d) for t target labels: a few seconds for 2,000 rows of 384 each.
     """
     return PreparedPair(source, source_labels, unlabelled, max_rows=max_rows, seed=seed).probe(
         labelled, labels

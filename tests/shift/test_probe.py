@@ -287,3 +287,13 @@ def test_target_rows_inside_the_source_are_reported():
     tx, ty = domain(60, 38)
     found = run_probe(tx, ty, labelled=tx[:20], labels=ty[:20], unlabelled=tx)
     assert "20 source rows are also labelled" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("rows", [8, 13, 14, 60])
+def test_few_and_many_rows_give_the_same_inverse(rows):
+    x, labels = domain(rows, 39)
+    x, y = with_constant(x), encode(labels, 2)
+    fitted = Fitted.of(plain_prior(x, x[:3], 2.0, 1), y)
+    np.testing.assert_allclose(fitted.inverse, np.linalg.inv(x @ x.T / 2 + np.eye(rows)), atol=1e-10)
+    inside, _ = fitted.prior.predict(y, np.arange(rows), np.arange(rows))
+    np.testing.assert_allclose(inside[:, 0], sklearn_ridge(2.0).fit(x, y[:, 0]).predict(x), atol=1e-9)
