@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -33,20 +34,35 @@ class Rows:
     def __len__(self) -> int:
         return int(self.data.shape[0])
 
-    def read(self, start: int, stop: int) -> torch.Tensor:
-        """Rows start..stop in float32, or float64 where the source is float64.
+    def read(self, starts: Sequence[int], length: int, order: np.ndarray | None = None) -> torch.Tensor:
+        """Copy the slices of `length` rows from `starts` into one tensor, row k going to position order[k].
+
+        float32, or float64 where the source is float64; always fresh memory.
 
         Raises:
             DataError: a row that is not finite.
         """
-        part = self.data[start:stop]
-        if isinstance(part, torch.Tensor):
-            part = part.detach().to(self.device)
-            block = part if part.dtype in (torch.float32, torch.float64) else part.float()
-        else:
-            kind = np.float64 if part.dtype == np.float64 else np.float32
-            block = torch.from_numpy(np.array(part, dtype=kind, order="C")).to(self.device)
-        return finite_rows(self.name, block, start)
+        sizes = [min(length, len(self) - start) for start in starts]
+        places = np.arange(sum(sizes)) if order is None else order
+        block, filled = self._empty(sum(sizes)), 0
+        for start, size in zip(starts, sizes, strict=True):
+            block[places[filled : filled + size]] = self.data[start : start + size]  # type: ignore[index]
+            filled += size
+        found = block if isinstance(block, torch.Tensor) else torch.from_numpy(block).to(self.device)
+        if not torch.isfinite(found.sum()).item():
+            for start in starts:  # name the first such row
+                finite_rows(self.name, torch.as_tensor(self.data[start : start + length]), start)
+        return found
+
+    def _empty(self, rows: int) -> Array:
+        """Room for some rows, on the side where the source is."""
+        if isinstance(self.data, torch.Tensor):
+            wide = self.data.dtype == torch.float64
+            kind = torch.float64 if wide else torch.float32
+            return torch.empty(rows, self.data.shape[1], dtype=kind, device=self.data.device)
+        return np.empty(
+            (rows, self.data.shape[1]), np.float64 if self.data.dtype == np.float64 else np.float32
+        )
 
     def release(self) -> None:
         """Give the pages of a memory-mapped file back to the system; they are read again when needed."""
@@ -61,7 +77,7 @@ class Rows:
         """All rows, prepared for `kernel`: a float32 copy in memory."""
         parts = []
         for start in range(0, len(self), BUFFER):
-            parts.append(kernel.features(self.read(start, start + BUFFER)))
+            parts.append(kernel.features(self.read([start], BUFFER)))
             self.release()
         return join(parts)
 
@@ -76,7 +92,7 @@ class ShuffledRows:
 
     def __init__(self, rows: Rows, kernel: TileKernel, rng: np.random.Generator) -> None:
         self._rows, self._kernel, self._rng = rows, kernel, rng
-        self._pieces = iter(rng.permutation(-(-len(rows) // PIECE)))
+        self._pieces = iter(rng.permutation(-(-len(rows) // PIECE)).tolist())
         self._ready: Features | None = None
 
     def take(self, count: int) -> Features:
@@ -89,16 +105,12 @@ class ShuffledRows:
         return ready.part(0, count)
 
     def _fill(self, count: int) -> Iterator[Features]:
-        parts, found = [], 0
-        for piece in self._pieces:
-            parts.append(self._rows.read(piece * PIECE, (piece + 1) * PIECE))
-            found += len(parts[-1])
-            if found >= count:
-                break
-        self._rows.release()
-        if parts:
-            order = torch.from_numpy(self._rng.permutation(found)).to(self._rows.device)
-            yield self._kernel.features(torch.cat(parts)[order])
+        starts = [piece * PIECE for piece in islice(self._pieces, -(-count // PIECE))]
+        if starts:
+            rows = sum(min(PIECE, len(self._rows) - start) for start in starts)
+            block = self._rows.read(starts, PIECE, self._rng.permutation(rows))
+            self._rows.release()
+            yield self._kernel.features(block)
 
 
 def block_statistics(

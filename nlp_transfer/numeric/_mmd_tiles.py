@@ -72,18 +72,17 @@ class TileKernel:
         return [(a / b) ** order for a, b in zip(self.bandwidths, self.bandwidths[1:], strict=False)]
 
     def features(self, rows: torch.Tensor) -> Features:
-        """Prepare rows (n, d) of any floating type: shift and scale in that type, then round to float32."""
-        zero = torch.zeros(len(rows), device=rows.device)
+        """Prepare rows (n, d) of float32 or float64, which are overwritten: shift, scale, round to float32."""
         if self.kernel in ("rbf", "laplacian", "linear"):
-            rows = rows - self.centre.to(rows.dtype)
-        if self.kernel == "rbf":
-            rows = (rows / self.bandwidths[0]).float()
-            return Features(rows, (rows * rows).sum(1).mul_(-0.5))
-        if self.kernel == "laplacian":
-            rows = rows / self.bandwidths[0]
+            rows.sub_(self.centre.to(rows.dtype))
+        if self.kernel in ("rbf", "laplacian"):
+            rows.mul_(1.0 / self.bandwidths[0])
         elif self.kernel == "cosine":
             rows = torch.nn.functional.normalize(rows, dim=1)
-        return Features(rows.float().contiguous(), zero)
+        rows = rows.float()
+        if self.kernel == "rbf":
+            return Features(rows, torch.linalg.vecdot(rows, rows).mul_(-0.5))
+        return Features(rows, torch.zeros(len(rows), device=rows.device))
 
     def tiles(self, a: Features, b: Features) -> Iterator[torch.Tensor]:
         """Yield the tile (len(a), len(b)) at each bandwidth. The same memory every time: use it before the
@@ -111,11 +110,11 @@ class TileKernel:
                 found="a function",
             )
         if self.kernel == "rbf":
-            value = (a.rows - b.rows).square_().sum(1).mul_(-0.5).exp_()
+            value = torch.linalg.vecdot(a.rows, b.rows).add_(a.offset).add_(b.offset).exp_()
         elif self.kernel == "laplacian":
             value = (a.rows - b.rows).abs_().sum(1).neg_().exp_()
         else:
-            value = (a.rows * b.rows).sum(1)
+            value = torch.linalg.vecdot(a.rows, b.rows)
             if self.kernel == "polynomial":
                 value = (value / a.rows.shape[1] + 1.0) ** 3
         yield value

@@ -16,9 +16,8 @@ import torch
 from nlp_transfer.errors import NlpTransferError
 from nlp_transfer.numeric._checks import Array, at_least, finite_rows, one_of, same_width, shaped
 
-DEFAULT_FACTORS = (0.25, 0.5, 1.0)
-"""Multiples of the median distance: powers of two, so that one exponential serves all (see
-`bandwidth_grid`)."""
+DEFAULT_FACTORS = (8**-0.5, 1.0, 8**0.5)
+"""Multiples of the median distance. The ratio makes each Gaussian kernel the eighth power of the next wider."""
 
 KernelFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -261,21 +260,21 @@ def sample_rows(x: Array, y: Array | None, max_rows: int, seed: int) -> np.ndarr
 def bandwidth_grid(median: float, factors: Sequence[float] = DEFAULT_FACTORS) -> tuple[float, ...]:
     """Bandwidths around the median heuristic, narrowest first.
 
-    On sentence embeddings every bandwidth from the median upwards behaves like the linear kernel: it sees a
-    change of the mean and little else. A change of spread, of local structure or of a small cluster shows
-    at a quarter to a half of the median. The default (1/4, 1/2, 1) covers both; a ratio that is a power of
-    two lets the Gaussian kernel of each narrower bandwidth be had by squaring.
+    On sentence embeddings every bandwidth from about the median upwards behaves like the linear kernel: it sees
+    a change of the mean and little else. A change of spread, of local structure or of a small cluster shows at a
+    quarter to a half of the median. The default (0.35, 1, 2.8) covers both, and three squarings lead from one
+    Gaussian kernel to the next.
 
     Args:
         median: a positive distance, as `median_bandwidth` returns it.
-        factors: multiples of it; default (1/4, 1/2, 1).
+        factors: multiples of it; default (1 / sqrt(8), 1, sqrt(8)).
 
     Raises:
         NlpTransferError: a bandwidth that is not a positive number.
 
     Example:
-        >>> bandwidth_grid(2.0)
-        (0.5, 1.0, 2.0)
+        >>> [round(width, 2) for width in bandwidth_grid(2.0)]
+        [0.71, 2.0, 5.66]
     """
     grid = tuple(sorted(float(median) * float(factor) for factor in factors))
     return checked_bandwidths(grid)

@@ -62,8 +62,8 @@ def mmd2(
         y: rows (m, d).
         kernel: a name in `kernels.KERNELS`, or a function of two row blocks that returns their matrix.
         bandwidths: of the "rbf" and "laplacian" kernels, averaged; a distance in the unit of the rows.
-            Default: 1/4, 1/2 and 1 times the median distance within this pair of batches, taken as a
-            constant (no gradient).
+            Default: 1/sqrt(8), 1 and sqrt(8) times the median distance within this pair of batches, taken
+            as a constant (no gradient).
         unbiased: leave each row's similarity to itself out (a U-statistic; default). Otherwise the
             V-statistic, which is never negative.
         weights_x: importance weights (n,), non-negative; default equal. They are normalised here.
@@ -154,7 +154,7 @@ class MMDResult:
             lies. It grows with the sample (about linearly in n for a fixed shift), so it tells evidence,
             not size.
         inhomogeneity: the size of the shift on a scale from 0 (same distribution) to 1 (nothing in common),
-            whatever the sample size: MMD^2 / (E k(x,x) + E k(y,y) - 2 E k(x,y)), at the widest of
+            whatever the sample size: MMD^2 / (E k(x,x) + E k(y,y) - 2 E k(x,y)), at the middle of
             `bandwidths`, floored at 0. This is the energy coefficient of inhomogeneity (Szekely & Rizzo
             2013) in the kernel's own metric (energy distances and MMD are one: Sejdinovic et al. 2013).
         interval: 2.5 % and 97.5 % quantiles of `null`.
@@ -214,9 +214,10 @@ def mmd_test(
     permuted labels are exchangeable under the null hypothesis and treated symmetrically, so the p-value is
     valid at any sample size: the permutation max-T of Westfall & Young 1993. MMDAgg (Schrab et al. 2023)
     and MMD-FUSE (Biggs et al. 2023) aggregate kernels for the same reason; max-T needs no second level of
-    permutations, and on mixtures of review domains it lost nothing against the best single bandwidth while
-    finding changes of spread that the median bandwidth misses. `value` and `null` are given on the scale of
-    the bandwidth that won.
+    permutations. On embeddings of reviews it rejected nearly as often as the best single bandwidth where one
+    domain was mixed into another (0.77 against 0.80 of the draws) and several times as often as the median
+    bandwidth where the spread changed (0.49 against 0.08). `value` and `null` are given on the scale of the
+    bandwidth that won.
 
     Methods:
         exact: all pairs. Kernel tiles are visited once, for all permutations together; the kernel matrix
@@ -232,8 +233,8 @@ def mmd_test(
         x: rows (n, d), at least 2: NumPy array, ``np.memmap`` (read in pieces) or tensor.
         y: rows (m, d), at least 2.
         kernel: a name in `kernels.KERNELS`, or a function of two row blocks that returns their matrix.
-        bandwidth: one or several, as distances; default 1/4, 1/2 and 1 times the median distance of the
-            pooled rows.
+        bandwidth: one or several, as distances; default 1/sqrt(8), 1 and sqrt(8) times the median distance
+            of the pooled rows.
         permutations: B; the smallest possible p-value is 1 / (1 + B). Default 200.
         method: "auto", "exact", "block" or "linear".
         block_rows: rows of a block for the block method, both sides together; default as many as the budget
@@ -348,12 +349,13 @@ def _summary(found: Statistics, grid: tuple[float, ...]) -> dict[str, Any]:
     null = np.where(np.abs(null - value) <= 1e-4 * step, value, null)  # ties, to the digits of float32 tiles
     reached = int((null >= value).sum())
     width = float(null.std())
-    widest = found.values[0, 0] / max(found.self_similarity - 2 * found.cross[0], 1e-12 * scale)
+    middle = len(values) // 2  # the median distance, in the default grid
+    size = values[middle, 0] / max(found.self_similarity - 2 * found.cross[middle], 1e-12 * scale)
     return {
         "value": value,
         "p_value": (1 + reached) / (1 + len(null)),
         "effect_size": float((value - null.mean()) / width) if width > 0 else 0.0,
-        "inhomogeneity": float(np.clip(widest, 0.0, 1.0)),
+        "inhomogeneity": float(np.clip(size, 0.0, 1.0)),
         "interval": (float(np.quantile(null, 0.025)), float(np.quantile(null, 0.975))),
         "null": null,
         "bandwidth": grid[len(grid) - 1 - best] if grid else None,

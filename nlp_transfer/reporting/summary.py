@@ -30,6 +30,7 @@ METRIC_NAMES = {
     "spearman": "Spearman",
 }
 
+SHOWN_NOTES = 4
 RISK_STYLES = {"low": "bold green", "moderate": "bold yellow", "high": "bold red", None: "bold"}
 SHIFT_ROWS = (
     "mmd2",
@@ -113,8 +114,11 @@ def print_shift(report: ShiftReport) -> None:
             console.print(f"  \u2022 {escape(reason)}")
     console.print(_shift_table(report))
     console.print("[dim]* where the value would lie if both samples came from one domain[/dim]")
-    for caveat in report.caveats:
+    for caveat in report.caveats[:SHOWN_NOTES]:
         console.print(f"[dim]Note: {escape(caveat)}[/dim]")
+    if len(report.caveats) > SHOWN_NOTES:
+        more = len(report.caveats) - SHOWN_NOTES
+        console.print(f"[dim]{more} more in report.json and report.html.[/dim]")
     console.print(f"[dim]{escape(report.model)}, {report.seconds:.1f} s[/dim]")
 
 
@@ -136,13 +140,9 @@ def _shift_table(report: ShiftReport) -> Table:
     for name in SHIFT_ROWS:
         item = report.statistic(name)
         if item is not None:
-            kind = " [dim](no shift)[/dim]" if item.interval and item.interval_of == "no shift" else ""
-            cells = (
-                words.number(item.value),
-                words.between(item.interval) + kind,
-                words.p_value(item.p_value),
-            )
-            table.add_row(item.title, *cells)
+            mark = "*" if item.interval and item.interval_of == "no shift" else " "
+            ends = words.between(item.interval) + mark
+            table.add_row(item.title, words.number(item.value), ends, words.p_value(item.p_value))
     return table
 
 

@@ -329,7 +329,7 @@ def _mmd(test: MMDResult) -> dict[str, Any]:
 
 
 def _caveats(ours: Sample, theirs: Sample, risk: Risk | None, cut: float, max_length: int) -> tuple[str, ...]:
-    out = [*ours.notes, *theirs.notes]
+    out = []
     if risk is None:
         out.append(
             f"{ours.name} has no usable labels: the texts are compared, and whether training on it helps "
@@ -338,6 +338,7 @@ def _caveats(ours: Sample, theirs: Sample, risk: Risk | None, cut: float, max_le
         )
     else:
         out += risk.caveats
+    out += [*ours.notes, *theirs.notes]
     few = [sample for sample in (ours, theirs) if len(sample.texts) < FEW_TEXTS]
     out += [f"{sample.name} has {len(sample.texts)} texts only: all figures are rough." for sample in few]
     seen = {" ".join(text.casefold().split()) for text in ours.texts}

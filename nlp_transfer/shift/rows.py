@@ -178,9 +178,9 @@ def load_side(
 ) -> DomainData:
     """Load a file or ``sample:NAME`` for a comparison, with its labels where there are any.
 
-    A label column is found by its name. Of translation pairs one side is read: the language that ``text_column``
-    names, else the first. Rows whose label is missing count as unlabelled texts; a target may
-    lack the ``label_column`` that a source has.
+    A label column is found by its name. Rows whose label is missing count as unlabelled texts; a target may
+    lack the ``label_column`` that a source has. Of translation pairs one side is read: the language that
+    ``text_column`` names, else the first.
 
     Raises:
         DataError: the file cannot be read, or has no column of texts.

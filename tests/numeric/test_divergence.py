@@ -218,7 +218,7 @@ def test_a_different_mix_of_classes_is_no_conditional_shift():
     (x, of_x), (y, of_y) = two_classes(rng, 0.2), two_classes(rng, 0.8)
     found = class_conditional_mmd(x, of_x, y, of_y)
     assert found.p_value > 0.01
-    assert abs(found.value) < 0.02 * mmd_test(x, y).value
+    assert abs(found.value) < 0.05 * mmd_test(x, y).value
     assert found.weights == pytest.approx({0: 1 - of_y.mean(), 1: of_y.mean()})
 
 
