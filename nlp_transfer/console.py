@@ -36,7 +36,7 @@ def stdout() -> Console:
 
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
-    """Hide the bars of datasets and transformers, and two warnings of peft that ask nothing of the user.
+    """Hide the bars of datasets and transformers, and warnings of peft that ask nothing of the user.
 
     Everything is as it was after the block.
     """
@@ -50,6 +50,7 @@ def calm() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
+            warnings.filterwarnings("ignore", "Unable to fetch remote file", UserWarning)
             yield
     finally:
         if shown[0]:
@@ -58,8 +59,9 @@ def calm() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@functools.cache
 def notice(text: str) -> None:
-    """Say something worth knowing."""
+    """Say something worth knowing, once in a process."""
     _say(text, "dim")
 
 

@@ -24,6 +24,14 @@ def own_caches(tmp_path_factory):
         os.environ["NLP_TRANSFER_CACHE"] = previous
 
 
+@pytest.fixture(autouse=True)
+def notices_are_said_again():
+    """A notice is said once in a process; here, once in a test."""
+    from nlp_transfer.console import notice
+
+    notice.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of study data; skips where ``NLP_TRANSFER_DATA`` is not set."""

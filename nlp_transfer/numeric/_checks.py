@@ -60,16 +60,20 @@ def same_width(x: Array, y: Array, x_name: str = "x", y_name: str = "y") -> None
         )
 
 
-def finite_rows(name: str, block: torch.Tensor, first_row: int = 0) -> torch.Tensor:
-    """Return `block`, or raise a DataError that names the first row holding NaN or infinity."""
+def finite_rows(name: str, block: torch.Tensor, numbers: np.ndarray | None = None) -> torch.Tensor:
+    """Return `block`, or raise a DataError that names the first row holding NaN or infinity.
+
+    `numbers` are the numbers of its rows in the whole; default 0, 1, ...
+    """
     # One sum decides: it is NaN or infinite as soon as one entry is (or it overflowed: look again).
     if not torch.isfinite(block.sum()).item():
-        bad = (~torch.isfinite(block)).any(dim=1).nonzero()
+        bad = (~torch.isfinite(block)).any(dim=1).nonzero()[:, 0].cpu().numpy()
         if len(bad):
+            row = int(bad.min() if numbers is None else numbers[bad].min())
             raise DataError(
                 f"{name} holds NaN or infinite values",
                 expected="finite numbers",
-                found=f"row {first_row + int(bad[0])} is not finite",
+                found=f"row {row} is not finite",
                 fix="drop or repair these rows; empty texts often embed to NaN",
             )
     return block

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -21,12 +21,13 @@ from nlp_transfer.numeric._mmd_tiles import (
 )
 from nlp_transfer.numeric._workers import Workers
 
-PIECE = 64  # rows read together: one contiguous read
-BUFFER = 8192  # rows shuffled together
+BATCH = 4096  # rows of a side that are worked on together
+GATHER = 4096  # rows of a file that are touched before its pages are given back
+LARGE_FILE = 2**29  # bytes: the pages of smaller files may stay
 
 
 class Rows:
-    """A matrix of rows on disk or in memory, read by the slice as a checked tensor on one device."""
+    """A matrix of rows on disk or in memory, read by the part as a checked tensor on one device."""
 
     def __init__(self, name: str, data: Array, device: torch.device) -> None:
         self.name, self.data, self.device = name, data, device
@@ -34,83 +35,71 @@ class Rows:
     def __len__(self) -> int:
         return int(self.data.shape[0])
 
-    def read(self, starts: Sequence[int], length: int, order: np.ndarray | None = None) -> torch.Tensor:
-        """Copy the slices of `length` rows from `starts` into one tensor, row k going to position order[k].
-
-        float32, or float64 where the source is float64; always fresh memory.
+    def read(self, which: slice | np.ndarray) -> torch.Tensor:
+        """Copy some rows, in float32, or float64 where the source is float64; always fresh memory.
 
         Raises:
             DataError: a row that is not finite.
         """
-        sizes = [min(length, len(self) - start) for start in starts]
-        places = np.arange(sum(sizes)) if order is None else order
-        block, filled = self._empty(sum(sizes)), 0
-        for start, size in zip(starts, sizes, strict=True):
-            block[places[filled : filled + size]] = self.data[start : start + size]  # type: ignore[index]
-            filled += size
-        found = block if isinstance(block, torch.Tensor) else torch.from_numpy(block).to(self.device)
-        if not torch.isfinite(found.sum()).item():
-            for start in starts:  # name the first such row
-                finite_rows(self.name, torch.as_tensor(self.data[start : start + length]), start)
-        return found
-
-    def _empty(self, rows: int) -> Array:
-        """Room for some rows, on the side where the source is."""
         if isinstance(self.data, torch.Tensor):
-            wide = self.data.dtype == torch.float64
-            kind = torch.float64 if wide else torch.float32
-            return torch.empty(rows, self.data.shape[1], dtype=kind, device=self.data.device)
-        return np.empty(
-            (rows, self.data.shape[1]), np.float64 if self.data.dtype == np.float64 else np.float32
-        )
+            index = which if isinstance(which, slice) else torch.from_numpy(which).to(self.data.device)
+            kind = torch.float64 if self.data.dtype == torch.float64 else torch.float32
+            found = self.data.detach()[index].to(self.device, kind, copy=True)
+        else:
+            kind_of = np.float64 if self.data.dtype == np.float64 else np.float32
+            source = np.asarray(self.data)
+            if isinstance(which, slice):
+                block = source[which].astype(kind_of, order="C")
+            else:
+                block = np.empty((len(which), source.shape[1]), kind_of)
+                for start in range(0, len(which), GATHER):
+                    block[start : start + GATHER] = source[which[start : start + GATHER]]
+                    self.release()
+            found = torch.from_numpy(block).to(self.device)
+        numbers = which if isinstance(which, np.ndarray) else np.arange(which.start, which.start + len(found))
+        return finite_rows(self.name, found, numbers)
+
+    def prefetch(self) -> None:
+        """Ask the system to read a memory-mapped file in the order of the file, ahead of random reads."""
+        self._advise("MADV_WILLNEED")
 
     def release(self) -> None:
-        """Give the pages of a memory-mapped file back to the system; they are read again when needed."""
+        """Give the pages of a large memory-mapped file back to the system: read again when needed."""
+        if isinstance(self.data, np.memmap) and self.data.nbytes >= LARGE_FILE:
+            self._advise("MADV_DONTNEED")
+
+    def _advise(self, advice: str) -> None:
+        """Advise on a file mapped for shared access: a private map would lose what was written to it."""
         if isinstance(self.data, np.memmap) and getattr(self.data, "mode", None) in ("r", "r+"):
             base: Any = self.data
             while isinstance(base, np.ndarray):
                 base = base.base
-            if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-                base.madvise(mmap.MADV_DONTNEED)
+            if isinstance(base, mmap.mmap) and hasattr(mmap, advice):
+                base.madvise(getattr(mmap, advice))
 
     def features(self, kernel: TileKernel) -> Features:
         """All rows, prepared for `kernel`: a float32 copy in memory."""
         parts = []
-        for start in range(0, len(self), BUFFER):
-            parts.append(kernel.features(self.read([start], BUFFER)))
+        for start in range(0, len(self), BATCH):
+            parts.append(kernel.features(self.read(slice(start, start + BATCH))))
             self.release()
         return join(parts)
 
 
-class ShuffledRows:
-    """The rows of a matrix in random order, each once, read in contiguous pieces.
+def _dealt(
+    x: Rows, y: Rows, n_x: int, n_y: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.random.Generator]]:
+    """Row numbers of both sides in random order, n_x and n_y at a time, with a generator for each batch.
 
-    Pieces of 64 rows are visited in random order and shuffled 8,192 rows at a time: the order is uniform up
-    to 8,192 rows, and beyond that neighbours in the file meet no more often than once in 128. A file sorted
-    by label or by date is thereby as good as a shuffled one, at the price of sequential reads.
+    The order is uniform over all rows: files are often sorted by label, by date or by document, and
+    neighbours that are more alike than chance would pass for a difference between the sides. It is ended by
+    the shorter side.
     """
-
-    def __init__(self, rows: Rows, kernel: TileKernel, rng: np.random.Generator) -> None:
-        self._rows, self._kernel, self._rng = rows, kernel, rng
-        self._pieces = iter(rng.permutation(-(-len(rows) // PIECE)).tolist())
-        self._ready: Features | None = None
-
-    def take(self, count: int) -> Features:
-        """The next `count` rows, prepared for the kernel; fewer at the end."""
-        ready = self._ready
-        if ready is None or len(ready) < count:
-            kept = [] if ready is None else [ready]
-            ready = join(kept + list(self._fill(max(BUFFER, count))))
-        self._ready = ready.part(count, len(ready))
-        return ready.part(0, count)
-
-    def _fill(self, count: int) -> Iterator[Features]:
-        starts = [piece * PIECE for piece in islice(self._pieces, -(-count // PIECE))]
-        if starts:
-            rows = sum(min(PIECE, len(self._rows) - start) for start in starts)
-            block = self._rows.read(starts, PIECE, self._rng.permutation(rows))
-            self._rows.release()
-            yield self._kernel.features(block)
+    x.prefetch()
+    y.prefetch()
+    of_x, of_y = rng.permutation(len(x)), rng.permutation(len(y))
+    for i, j in zip(range(0, len(x), n_x), range(0, len(y), n_y), strict=False):
+        yield of_x[i : i + n_x], of_y[j : j + n_y], np.random.default_rng(rng.integers(2**63))
 
 
 def block_statistics(
@@ -128,24 +117,19 @@ def block_statistics(
     the sides). Under the null hypothesis every relabelling within blocks is as likely as the observed one,
     so the permutation p-value is exact at any number of blocks; no normal approximation is made.
 
-    Cost: N block_rows / 2 (d + bandwidths * permutations) multiply-adds; memory of one buffer per side.
+    Cost: N block_rows / 2 (d + bandwidths * permutations) multiply-adds; memory of one block a thread.
     Source: the estimator is the B-test of Zaremba et al. 2013, equation 2.
     """
     blocks = max(1, min(len(x) // 2, len(y) // 2, round((len(x) + len(y)) / block_rows)))
     n_x, n_y = len(x) // blocks, len(y) // blocks
-    streams = ShuffledRows(x, kernel, rng), ShuffledRows(y, kernel, rng)
 
-    def deal() -> Iterator[tuple[Features, np.random.Generator]]:
-        for _ in range(blocks):
-            z = join([streams[0].take(n_x), streams[1].take(n_y)])
-            yield z, np.random.default_rng(rng.integers(2**63))
-
-    def work(block: tuple[Features, np.random.Generator]) -> Statistics:
-        z, own = block
+    def work(dealt: tuple[np.ndarray, np.ndarray, np.random.Generator]) -> Statistics:
+        of_x, of_y, own = dealt
+        z = join([kernel.features(x.read(of_x)), kernel.features(y.read(of_y))])
         return exact_statistics(kernel, z, n_x, permuted_indicators(n_x, n_y, permutations, own))
 
     values, cross, self_similarity = np.zeros((len(kernel), 1 + permutations)), np.zeros(len(kernel)), 0.0
-    for found in workers.map(work, deal()):
+    for found in workers.map(work, islice(_dealt(x, y, n_x, n_y, rng), blocks)):
         values += found.values
         cross += found.cross
         self_similarity += found.self_similarity
@@ -153,7 +137,7 @@ def block_statistics(
 
 
 def linear_statistics(
-    x: Rows, y: Rows, kernel: TileKernel, permutations: int, rng: np.random.Generator
+    x: Rows, y: Rows, kernel: TileKernel, permutations: int, rng: np.random.Generator, workers: Workers
 ) -> Statistics:
     """The linear-time MMD^2: the mean of h over disjoint quadruples of two rows a side, and its sign-flip
     null.
@@ -163,29 +147,35 @@ def linear_statistics(
     et al. use the normal approximation. Rows are paired at random; the larger side is cut to the size of
     the smaller.
 
-    Cost: O(min(n_x, n_y) (d + permutations)); memory of one buffer per side.
+    Cost: O(min(n_x, n_y) (d + permutations)); memory of one batch a side and a thread.
     Source: Gretton et al. 2012, section 6, lemma 14.
     """
-    quadruples = min(len(x), len(y)) // 2
-    streams = ShuffledRows(x, kernel, rng), ShuffledRows(y, kernel, rng)
-    values = np.zeros((len(kernel), 1 + permutations))
-    cross, self_similarity = np.zeros(len(kernel)), 0.0
-    for start in range(0, quadruples, BUFFER // 2):
-        count = min(BUFFER // 2, quadruples - start)
-        a, b = streams[0].take(2 * count), streams[1].take(2 * count)
-        a1, a2, b1, b2 = (
-            a.part(0, count),
-            a.part(count, 2 * count),
-            b.part(0, count),
-            b.part(count, 2 * count),
-        )
-        within = _stack(kernel, a1, a2) + _stack(kernel, b1, b2)
+
+    def work(
+        dealt: tuple[np.ndarray, np.ndarray, np.random.Generator],
+    ) -> tuple[int, np.ndarray, np.ndarray, float]:
+        of_x, of_y, own = dealt
+        a, b = kernel.features(x.read(of_x)), kernel.features(y.read(of_y))
+        count = min(len(a), len(b)) // 2
+        a1, a2, b1, b2 = (side.part(start, start + count) for side in (a, b) for start in (0, count))
         across = _stack(kernel, a1, b2) + _stack(kernel, a2, b1)
-        h = within - across
-        values[:, 0] += h.sum(1).double().cpu().numpy()
-        values[:, 1:] += (h @ _random_signs(count, permutations, rng).to(h.device)).double().cpu().numpy()
-        cross += across.sum(1).double().cpu().numpy() / 2
-        self_similarity += float(kernel.diagonal(a).double().sum() + kernel.diagonal(b).double().sum()) / 2
+        h = _stack(kernel, a1, a2) + _stack(kernel, b1, b2) - across
+        flipped = h @ _random_signs(count, permutations, own).to(h.device)
+        values = torch.cat([h.sum(1, keepdim=True), flipped], dim=1).double().cpu().numpy()
+        diagonal = sum(float(kernel.diagonal(side).double().sum()) for side in (a1, a2, b1, b2)) / 2
+        return count, values, across.sum(1).double().cpu().numpy() / 2, diagonal
+
+    quadruples, values, cross, self_similarity = (
+        0,
+        np.zeros((len(kernel), 1 + permutations)),
+        np.zeros(len(kernel)),
+        0.0,
+    )
+    for count, some, some_cross, some_diagonal in workers.map(work, _dealt(x, y, BATCH, BATCH, rng)):
+        quadruples += count
+        values += some
+        cross += some_cross
+        self_similarity += some_diagonal
     return Statistics(values / quadruples, cross / quadruples, self_similarity / quadruples)
 
 

@@ -58,9 +58,7 @@ class TileKernel:
     kernel: str | KernelFunction
     bandwidths: tuple[float, ...]
     centre: torch.Tensor
-    _local: threading.local = field(
-        default_factory=threading.local, repr=False
-    )  # each thread has its own tile
+    _local: threading.local = field(default_factory=threading.local, repr=False)  # a tile for each thread
 
     def __len__(self) -> int:
         return len(self.bandwidths)
@@ -72,7 +70,7 @@ class TileKernel:
         return [(a / b) ** order for a, b in zip(self.bandwidths, self.bandwidths[1:], strict=False)]
 
     def features(self, rows: torch.Tensor) -> Features:
-        """Prepare rows (n, d) of float32 or float64, which are overwritten: shift, scale, round to float32."""
+        """Prepare rows (n, d) of float32 or float64, overwriting them: shift, scale, round to float32."""
         if self.kernel in ("rbf", "laplacian", "linear"):
             rows.sub_(self.centre.to(rows.dtype))
         if self.kernel in ("rbf", "laplacian"):
@@ -197,11 +195,11 @@ def exact_statistics(
 ) -> Statistics:
     """Unbiased MMD^2 for every labelling in one pass over the tiles of the upper triangle.
 
-    With s the 0/1 labels of one permutation, s' = s - c, K the kernel matrix with a zero diagonal and r = K 1,
-    everything follows from s'K s' and s'r. The first is summed as (S'_i K_ij) * S'_j over tiles: one matrix
-    product for all permutations. The constant c is the share of x, rounded to 1/64: centred labels make the
-    products nearly cancel, so float32 keeps its digits, and such labels add up exactly in float32, so that
-    equal rows give equal values to the last bit. Sums over tiles are float64.
+    With s the 0/1 labels of one permutation, s' = s - c, K the kernel matrix without its diagonal and
+    r = K 1, everything follows from s'K s' and s'r. The first is summed as (S'_i K_ij) * S'_j over tiles:
+    one matrix product for all permutations. The constant c is the share of x, rounded to 1/64: centred
+    labels make the products nearly cancel, so float32 keeps its digits, and such labels add up exactly in
+    float32, so that equal rows give equal values to the last bit. Sums over tiles are float64.
 
     Args:
         kernel: fills the tiles.

@@ -22,7 +22,8 @@ class Workers:
     interpreter lock inside its operations. On a GPU, and where torch has one thread, work runs in the
     caller.
 
-    Use as a context manager. torch's thread count is restored at the end.
+    Use as a context manager. Inside it the caller's torch operations run on one core too; the thread count is
+    restored at the end.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,6 +33,7 @@ class Workers:
     def __enter__(self) -> Workers:
         if self.threads > 1:
             self._pool = ThreadPoolExecutor(self.threads, "nlp_transfer", _prepare_thread)
+            torch.set_num_threads(1)
         return self
 
     def __exit__(self, *_: Any) -> None:

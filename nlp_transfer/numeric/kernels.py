@@ -17,7 +17,7 @@ from nlp_transfer.errors import NlpTransferError
 from nlp_transfer.numeric._checks import Array, at_least, finite_rows, one_of, same_width, shaped
 
 DEFAULT_FACTORS = (8**-0.5, 1.0, 8**0.5)
-"""Multiples of the median distance. The ratio makes each Gaussian kernel the eighth power of the next wider."""
+"""Multiples of the median distance: each Gaussian kernel is the eighth power of the next wider one."""
 
 KernelFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -260,10 +260,10 @@ def sample_rows(x: Array, y: Array | None, max_rows: int, seed: int) -> np.ndarr
 def bandwidth_grid(median: float, factors: Sequence[float] = DEFAULT_FACTORS) -> tuple[float, ...]:
     """Bandwidths around the median heuristic, narrowest first.
 
-    On sentence embeddings every bandwidth from about the median upwards behaves like the linear kernel: it sees
-    a change of the mean and little else. A change of spread, of local structure or of a small cluster shows at a
-    quarter to a half of the median. The default (0.35, 1, 2.8) covers both, and three squarings lead from one
-    Gaussian kernel to the next.
+    On sentence embeddings every bandwidth from about the median upwards behaves like the linear kernel: it
+    sees a change of the mean and little else. A change of spread, of local structure or of a small cluster
+    shows at a quarter to a half of the median. The default (0.35, 1, 2.8) covers both, and three squarings
+    lead from one Gaussian kernel to the next.
 
     Args:
         median: a positive distance, as `median_bandwidth` returns it.

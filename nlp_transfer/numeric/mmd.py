@@ -17,8 +17,13 @@ import torch
 from nlp_transfer.errors import NlpTransferError
 from nlp_transfer.numeric._checks import Array, at_least, one_of, same_width, shaped
 from nlp_transfer.numeric._mmd_stream import Rows, block_statistics, linear_statistics
-from nlp_transfer.numeric._mmd_tiles import Statistics, TileKernel, exact_statistics, join
-from nlp_transfer.numeric._mmd_tiles import permuted_indicators as _labels
+from nlp_transfer.numeric._mmd_tiles import (
+    Statistics,
+    TileKernel,
+    exact_statistics,
+    join,
+    permuted_indicators,
+)
 from nlp_transfer.numeric._workers import Workers
 from nlp_transfer.numeric.kernels import (
     BANDWIDTH_KERNELS,
@@ -246,9 +251,10 @@ def mmd_test(
         DataError: not matrices, fewer than 2 rows a side, different widths, or NaN.
         NlpTransferError: an unknown kernel or method, or an option out of range.
 
-    Cost, with N = n + m and b bandwidths: exact N^2 / 2 (d + b B) multiply-adds and, beside the input,
-    N (d + B) float32 of memory; block the same with N times the block in place of N^2; linear O(N (d + b B)).
-    Block and linear hold one buffer of 8,192 rows a side.
+    Cost, with N = n + m and b bandwidths: exact N^2 / 2 (d + b B) multiply-adds and, beside the input, N (d
+    + B) float32 of memory; block the same with N times the block in place of N^2; linear O(N (d + b B)).
+    Block and linear hold one block, or 4,096 rows a side, for each thread. They read rows in random order:
+    quick from memory and from files that fit the page cache, slow from a cold disk.
 
     Example:
         >>> import numpy as np
@@ -262,26 +268,25 @@ def mmd_test(
     same_width(x, y)
     one_of("method", method, METHODS)
     at_least("permutations", permutations, 1)
-    where = torch.device(device) if device is not None else getattr(x, "device", torch.device("cpu"))
-    where = where if isinstance(where, torch.device) else torch.device("cpu")
-    drawn = sample_rows(x, y, 1000, seed)
-    grid = _grid(drawn, kernel, bandwidth)
-    centre = torch.from_numpy(drawn.mean(0)).to(where)
-    tiles = TileKernel(kernel, tuple(reversed(grid)) or (1.0,), centre)
     if block_rows is not None:
         at_least("block_rows", block_rows, 4)
-    method, reason, fitting = _choose(method, len(x), len(y), x.shape[1], len(tiles) * permutations, where)
+    where = torch.device(device) if device is not None else getattr(x, "device", torch.device("cpu"))
+    where = where if isinstance(where, torch.device) else torch.device("cpu")
     sides, rng = (Rows("x", x, where), Rows("y", y, where)), np.random.default_rng(seed)
     with full_precision(), Workers(where) as workers:
+        drawn = sample_rows(x, y, 1000, seed)
+        grid = _grid(drawn, kernel, bandwidth)
+        tiles = TileKernel(kernel, tuple(reversed(grid)) or (1.0,), torch.from_numpy(drawn.mean(0)).to(where))
+        columns = len(tiles) * permutations
+        method, reason, fitting = _choose(method, len(x), len(y), x.shape[1], columns, where)
         if method == "exact":
             pooled = join([side.features(tiles) for side in sides])
-            found = exact_statistics(
-                tiles, pooled, len(x), _labels(len(x), len(y), permutations, rng), workers
-            )
+            labels = permuted_indicators(len(x), len(y), permutations, rng)
+            found = exact_statistics(tiles, pooled, len(x), labels, workers)
         elif method == "block":
             found = block_statistics(*sides, tiles, permutations, block_rows or fitting, rng, workers)
         else:
-            found = linear_statistics(*sides, tiles, permutations, rng)
+            found = linear_statistics(*sides, tiles, permutations, rng, workers)
     name = kernel if isinstance(kernel, str) else getattr(kernel, "__name__", "custom")
     sizes = {"n_x": len(x), "n_y": len(y), "permutations": permutations}
     facts: dict[str, Any] = {"kernel": name, "method": method, "method_reason": reason, **sizes}

@@ -52,7 +52,7 @@ def shift_page(reports: Sequence[ShiftReport]) -> str:
 
 def shift_card(report: ShiftReport) -> str:
     """The verdict and the figures, for a notebook."""
-    css = Markup(_file("report.css").replace(":root", "&"))
+    css = Markup(str(_file("report.css")).replace(":root", "&"))  # nested: the notebook stays as it is
     return _environment().get_template("card.html.j2").render(r=_view(report), css=css)
 
 
@@ -246,17 +246,20 @@ def _pictures(report: ShiftReport) -> dict[str, Any]:
         },
         "permutations": _histogram(report),
         "classes": _class_bars(report),
-        "within": {
-            "classes": [
-                "all texts",
-                *(_plain(item.name) for item in report.classes if item.mmd2 is not None),
-            ],
-            "value": [report.mmd["value"], *(item.mmd2 for item in report.classes if item.mmd2 is not None)],
-            "label": [
-                words.number(report.mmd["value"]),
-                *(words.number(item.mmd2) for item in report.classes if item.mmd2 is not None),
-            ],
-        },
+        "within": _within(report),
+    }
+
+
+def _within(report: ShiftReport) -> dict[str, list[Any]]:
+    """MMD squared of all texts and of each class, at one bandwidth."""
+    item = report.statistic("class_conditional_mmd2")
+    pairs = [(row.name, row.mmd2) for row in report.classes if row.mmd2 is not None]
+    if item is not None:
+        pairs.insert(0, ("all texts", item.detail["all_texts"]))
+    return {
+        "classes": [_plain(name) for name, _ in pairs],
+        "value": [value for _, value in pairs],
+        "label": [words.number(value) for _, value in pairs],
     }
 
 

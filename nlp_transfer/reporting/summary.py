@@ -152,7 +152,7 @@ def print_ranking(reports: Sequence[ShiftReport]) -> None:
         return
     console = stdout()
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("", "source", "risk", "predicted gain", "predicted accuracy", "MMD\u00b2"):
+    for column in ("", "source", "risk", "predicted gain", "predicted accuracy"):
         table.add_column(column, justify="left" if column in ("", "source", "risk") else "right")
     for place, report in enumerate(reports, 1):
         risk = report.risk
@@ -161,14 +161,14 @@ def print_ranking(reports: Sequence[ShiftReport]) -> None:
         if risk is not None:
             gain, accuracy = risk.predicted_gain, risk.predicted_target_accuracy
             cells = [
-                f"{risk.level} ({100 * risk.probability:.0f} %)",
+                f"{risk.level} {100 * risk.probability:.0f} %",
                 f"{words.points(gain.estimate)}  [dim]{words.points(gain.low)} to "
                 f"{words.points(gain.high)}[/dim]",
                 f"{words.percent(accuracy.estimate)}  [dim]{100 * accuracy.low:.1f} to "
                 f"{100 * accuracy.high:.1f}[/dim]",
             ]
         cells[0] = f"[{style}]{cells[0]}[/{style}]"
-        table.add_row(str(place), escape(report.source.name), *cells, words.number(report.mmd["value"]))
+        table.add_row(str(place), escape(report.source.name), *cells)
     target = reports[0].target
     console.print(f"[bold]Sources for {escape(target.name)}[/bold], best forecast first (ranges hold 80 %)")
     console.print(table)

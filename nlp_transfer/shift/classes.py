@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nlp_transfer.numeric.mmd import MMDResult
 from nlp_transfer.shift.rows import Sample
 from nlp_transfer.shift.statistics import (
     Statistic,
@@ -44,7 +45,8 @@ def compare_classes(
     x: np.ndarray,
     y: np.ndarray,
     y_labelled: np.ndarray,
-    permutations: int,
+    test: MMDResult,
+    *,
     seed: int,
     far_apart: bool = False,
 ) -> tuple[list[Statistic], tuple[ClassShares, ...]]:
@@ -55,7 +57,7 @@ def compare_classes(
         x: features of the source's labelled texts.
         y: features of the target's texts.
         y_labelled: features of the target's labelled texts.
-        permutations: of the test within classes.
+        test: of all texts; the test within classes takes as many permutations.
         seed: of permutations and bootstrap.
         far_apart: whether the texts differ so much that shares estimated from them are a hint only.
     """
@@ -67,7 +69,7 @@ def compare_classes(
     if len(theirs.labels):
         found.append(label_shift_statistic(ours.labels, theirs.labels, seed=seed))
         conditional = conditional_statistic(
-            x, ours.labels, y_labelled, theirs.labels, permutations=permutations, seed=seed
+            x, ours.labels, y_labelled, theirs.labels, test, permutations=test.permutations, seed=seed
         )
         if conditional is not None:
             found.append(conditional[0])

@@ -20,10 +20,13 @@ def shift_reports(
 
     Args:
         sources: one or more.
-        target: as in :func:`~nlp_transfer.shift.report.shift_report`, and so ``model`` and ``settings``.
+        target: the domain that the model is for.
+        model: the encoder.
+        settings: of :func:`~nlp_transfer.shift.report.shift_report`.
 
     Returns:
-        Reports by predicted gain, then by probability of harm, then by MMD; sources without a forecast last.
+        Reports by predicted gain, then by probability of harm, then by the size of the shift; sources
+        without a forecast last.
     """
     from nlp_transfer.models.embed import Embedder
 
@@ -35,10 +38,10 @@ def shift_reports(
 
 
 def _place(report: ShiftReport) -> tuple[bool, float, float, float]:
-    risk, mmd = report.risk, float(report.mmd["value"])
+    risk, size = report.risk, float(report.mmd["inhomogeneity"])
     if risk is None:
-        return True, 0.0, 0.0, mmd
-    return False, -risk.predicted_gain.estimate, risk.probability, mmd
+        return True, 0.0, 0.0, size
+    return False, -risk.predicted_gain.estimate, risk.probability, size
 
 
 def reaches(reports: Sequence[ShiftReport], level: str) -> bool:

@@ -226,7 +226,7 @@ def shift_report(
     with clock("labels"):
         apart = any(item.name == "proxy_a_distance" and item.value > FAR_APART for item in found)
         extra, classes = compare_classes(
-            ours, theirs, x_labelled, y, y_labelled, permutations, seed, far_apart=apart
+            ours, theirs, x_labelled, y, y_labelled, test, seed=seed, far_apart=apart
         )
     with clock("vocabulary"):
         counts = count([ours.texts, theirs.texts], _tokenizer(embedder))
@@ -325,7 +325,7 @@ def _mmd(test: MMDResult) -> dict[str, Any]:
         "method_reason",
         "permutations",
     )
-    return {key: getattr(test, key) for key in (*keys, "kernel", "bandwidth", "bandwidths")}
+    return {key: getattr(test, key) for key in (*keys, "kernel", "bandwidth", "bandwidths", "values")}
 
 
 def _caveats(ours: Sample, theirs: Sample, risk: Risk | None, cut: float, max_length: int) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Role = Literal["source", "target"]
 PAIRS = "translation"
 """Column of translation pairs."""
+POLARITY = (("0", "-1", "negative", "neg", "false"), ("1", "positive", "pos", "true"))
+"""Usual spellings of two classes."""
 TOLD = ("experimental", "duplicates", "conflicting-labels", "imbalance")
 """Findings about the data that belong into a report; of duplicates and the like, those that are warnings."""
 MOST_CLASSES = 20
@@ -148,12 +150,21 @@ def _texts(parts: Sequence[Dataset], rows: np.ndarray) -> tuple[str, ...]:
 
 
 def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
-    """Drop labels that cannot be compared: a source with one class, or domains without a class in common."""
+    """Make labels comparable: 0 and 1 meet negative and positive; what cannot be compared is dropped.
+
+    That is a source with one class, and a target without a class in common with the source.
+    """
     ours, theirs = set(source.labels.tolist()), set(target.labels.tolist())
     if len(ours) == 1:
         note = f"All labels of {source.name} are {next(iter(ours))!r}: nothing can be learned from them."
         return _unlabelled(source, note), _unlabelled(target)
     if ours and theirs and not ours & theirs:
+        meant = {name: _same_polarity(name, ours) for name in theirs}
+        if len(ours) == 2 and all(meant.values()) and len(set(meant.values())) == len(theirs):
+            pairs = " and ".join(f"{name} for {meant[name]}" for name in sorted(theirs))
+            labels = np.array([meant[name] for name in target.labels.tolist()])
+            note = f"The labels of {target.name} are taken as the source's: {pairs}."
+            return source, replace(target, labels=labels, notes=(*target.notes, note))
         note = (
             f"{source.name} and {target.name} have no class in common ({_list(ours)}; {_list(theirs)}): the "
             f"target's "
@@ -161,6 +172,14 @@ def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
         )
         return source, _unlabelled(target, note)
     return source, target
+
+
+def _same_polarity(name: str, others: set[str]) -> str | None:
+    """The one of ``others`` that is another usual spelling of ``name``."""
+    for spellings in POLARITY:
+        if name.lower() in spellings:
+            return next((other for other in others if other.lower() in spellings), None)
+    return None
 
 
 def _unlabelled(sample: Sample, *notes: str) -> Sample:

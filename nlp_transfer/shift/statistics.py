@@ -98,7 +98,8 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
     x, y = (_at_most(side, DISTANCE_ROWS, rng) for side in (x, y))
     out = []
     if min(len(x), len(y)) >= 10:
-        out.append(_proxy_a(x, y, seed))
+        with threadpool_limits(1):  # matrices this small are slower on several threads
+            out.append(_proxy_a(x, y, seed))
     out.append(_energy(x, y, permutations, seed))
     measures: list[tuple[str, str, Callable[[Array, Array], float], str]] = [
         (
@@ -126,7 +127,7 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
     ]
     joined = np.concatenate([x, y])
     orders = [rng.permutation(len(joined)) for _ in range(RELABELLINGS)]
-    with threadpool_limits(1):  # matrices this small are slower on several threads
+    with threadpool_limits(1):
         for name, title, measure, meaning in measures:
             null = [measure(joined[order[: len(x)]], joined[order[len(x) :]]) for order in orders]
             out.append(_relabelled(name, title, measure(x, y), np.array(null), meaning))
@@ -197,15 +198,23 @@ def _proxy_a(x: Array, y: Array, seed: int) -> Statistic:
 
 
 def conditional_statistic(
-    x: Array, labels_x: Array, y: Array, labels_y: Array, *, permutations: int, seed: int
+    x: Array, labels_x: Array, y: Array, labels_y: Array, test: MMDResult, *, permutations: int, seed: int
 ) -> tuple[Statistic, ClassConditionalMMD] | None:
-    """MMD within the classes that both domains have; None where no class has two rows on both sides."""
-    shared = [
-        name for name in np.unique(labels_x) if min((labels_x == name).sum(), (labels_y == name).sum()) >= 2
-    ]
+    """MMD within the classes that both domains have; None where no class has two rows on both sides.
+
+    Args:
+        x, labels_x: source rows and their classes.
+        y, labels_y: target rows and their classes.
+        test: of all texts, to compare with at the bandwidth used here.
+        permutations: of the test.
+        seed: of the permutations.
+    """
+    shared = [n for n in np.unique(labels_x) if min((labels_x == n).sum(), (labels_y == n).sum()) >= 2]
     if not shared:
         return None
     found = class_conditional_mmd(x, labels_x, y, labels_y, permutations=permutations, seed=seed)
+    nearest = int(np.abs(np.log(test.bandwidths) - np.log(found.bandwidth or 1.0)).argmin())
+    plain = float(test.values[nearest])
     classes = ", ".join(f"{name}: {value:.4f}" for name, value in found.by_class.items())
     statistic = Statistic(
         "class_conditional_mmd2",
@@ -214,11 +223,12 @@ def conditional_statistic(
         None,
         "no shift",
         found.p_value,
-        f"MMD² between texts of the same class ({classes}). Far below the plain MMD², the shift is a "
-        f"different mix of "
-        "classes; else it is in how each class is written.",
+        f"MMD² between texts of the same class ({classes}), beside {plain:.4f} for all texts at about the "
+        f"same "
+        "bandwidth. Far below that, the shift is a different mix of classes; else it is in how each class is "
+        "written.",
         "labels",
-        {"by_class": {str(name): value for name, value in found.by_class.items()}},
+        {"by_class": {str(name): value for name, value in found.by_class.items()}, "all_texts": plain},
     )
     return statistic, found
 

@@ -173,33 +173,32 @@ def test_one_block_is_the_exact_test():
     assert block.null.std() == pytest.approx(exact.null.std(), rel=0.2)
 
 
-def test_many_blocks_deal_each_row_once(monkeypatch):
-    """The mean of the linear kernel's cross term is determined: mean(x) . mean(y) over blocks of all rows."""
-    monkeypatch.setattr(_mmd_stream, "BUFFER", 128)
-    x = np.arange(1000.0)[:, None]
-    kernel = _mmd_tiles.TileKernel("cosine", (1.0,), torch.zeros(1))
-    rows = _mmd_stream.Rows("x", x + 1, torch.device("cpu"))
-    kernel.kernel = "raw"  # features() leaves rows of an unknown kernel as they are
-    stream = _mmd_stream.ShuffledRows(rows, kernel, np.random.default_rng(0))
-    taken = [stream.take(90).rows[:, 0].numpy() for _ in range(12)]
-    assert [len(part) for part in taken] == [90] * 11 + [10]
-    np.testing.assert_array_equal(np.sort(np.concatenate(taken)), x[:, 0] + 1)
-    # Neighbours in the file are not neighbours in the stream.
-    assert (np.abs(np.diff(np.concatenate(taken))) == 1).mean() < 0.1
+def test_rows_are_dealt_once_and_at_random():
+    x, y = (_mmd_stream.Rows("x", np.zeros((n, 1)), torch.device("cpu")) for n in (1000, 700))
+    dealt = list(_mmd_stream._dealt(x, y, 90, 70, np.random.default_rng(0)))
+    assert [len(of_x) for of_x, _, _ in dealt] == [90] * 10  # ended by the shorter side
+    of_x, of_y = (np.concatenate([batch[side] for batch in dealt]) for side in (0, 1))
+    assert len(np.unique(of_x)) == 900
+    np.testing.assert_array_equal(np.sort(of_y), np.arange(700))
+    assert (np.abs(np.diff(of_x)) == 1).mean() < 0.02  # neighbours in the file are apart
+    assert len({int(own.integers(2**62)) for _, _, own in dealt}) == 10
 
 
-def test_sorted_files_do_not_mislead_the_streaming_estimators(tmp_path):
-    """Both sides hold the same sorted values; pairing neighbours would find them alike."""
+@pytest.mark.parametrize("method", ["block", "linear"])
+def test_sorted_rows_do_not_mislead_the_streaming_estimators(method):
+    """Both sides sorted: pairing or blocking neighbours would find them more alike than the other side."""
     rng = np.random.default_rng(10)
-    z = np.sort(rng.normal(size=(20000, 1)), axis=0)
-    for method in ("block", "linear"):
-        result = mmd_test(z[::2], z[1::2], method=method, bandwidth=0.5, block_rows=1000)
-        assert abs(result.value) < 0.02
-        assert result.p_value > 0.01
+    p_values = []
+    for seed in range(60):
+        x, y = (np.sort(rng.normal(size=(1000, 1)), axis=0) for _ in range(2))
+        options = {"method": method, "bandwidth": 0.5, "block_rows": 100, "permutations": 39, "seed": seed}
+        p_values.append(mmd_test(x, y, **options).p_value)
+    assert stats.kstest(np.array(p_values) - rng.random(60) / 40, "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_memory_mapped_file_gives_the_same_result(tmp_path, method):
+def test_a_memory_mapped_file_gives_the_same_result(tmp_path, method, monkeypatch):
+    monkeypatch.setattr(_mmd_stream, "LARGE_FILE", 0)  # pages are given back here too
     rng = np.random.default_rng(11)
     x, y = rng.normal(size=(500, 8)).astype(np.float32), rng.normal(size=(400, 8)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
@@ -209,7 +208,8 @@ def test_a_memory_mapped_file_gives_the_same_result(tmp_path, method):
     assert from_file.value == from_memory.value
 
 
-def test_a_writable_map_keeps_what_was_written(tmp_path):
+def test_a_writable_map_keeps_what_was_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(_mmd_stream, "LARGE_FILE", 0)
     for mode in ("r+", "c"):
         mapped = np.memmap(tmp_path / "x.bin", np.float32, "w+", shape=(300, 4))
         mapped[:] = 1.0

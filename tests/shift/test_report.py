@@ -145,6 +145,16 @@ def test_labels_without_a_class_in_common_are_not_compared(files):
     assert any("no class in common" in caveat for caveat in found.caveats)
 
 
+def test_zero_and_one_meet_negative_and_positive(files, report, tmp_path):
+    numbers = {"negative": 0, "positive": 1}
+    path = write(
+        tmp_path / "pans.jsonl", [r | {"label": numbers[r["label"]]} for r in rows("pans", 200, seed=1)]
+    )
+    found = compare(files | {"numbers": path}, "books", "numbers")
+    assert found.predicted_gain == report.predicted_gain
+    assert any("0 for negative and 1 for positive" in caveat for caveat in found.caveats)
+
+
 def test_ratings_with_many_values_are_no_classes(files, tmp_path):
     many = write(tmp_path / "many.jsonl", [row | {"label": i / 7} for i, row in enumerate(rows("books", 90))])
     found = compare(files | {"many": many}, "many", "pans")

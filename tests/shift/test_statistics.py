@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
+from nlp_transfer.numeric.mmd import mmd_test
 from nlp_transfer.shift.statistics import (
     conditional_statistic,
     distances,
@@ -96,8 +97,6 @@ def test_sides_of_fewer_than_ten_rows_have_no_proxy_a_distance():
 
 
 def test_mmd_says_what_it_found():
-    from nlp_transfer.numeric.mmd import mmd_test
-
     item = mmd_statistic(mmd_test(normal(0), normal(1, seed=1), permutations=50))
     assert "beyond chance" in item.meaning
     item = mmd_statistic(mmd_test(normal(0, seed=2), normal(0, seed=3), permutations=50))
@@ -112,17 +111,17 @@ def test_class_conditional_mmd_sees_through_a_different_mix_of_classes():
         return (rng.normal(size=(300, 3)) + 5 * (labels == "b")[:, None]).astype(np.float32), labels
 
     (x, of_x), (y, of_y) = side(0.2), side(0.8)
-    item, _ = conditional_statistic(x, of_x, y, of_y, permutations=99, seed=0)
+    test = mmd_test(x, y, permutations=20)
+    item, _ = conditional_statistic(x, of_x, y, of_y, test, permutations=99, seed=0)
+    assert item.value < 0.1 * item.detail["all_texts"]
     assert item.p_value > 0.05
     assert set(item.detail["by_class"]) == {"a", "b"}
 
 
 def test_class_conditional_mmd_needs_a_shared_class():
-    x = normal(0, rows=4)
-    assert (
-        conditional_statistic(x, np.array(list("aabb")), x, np.array(list("ccdd")), permutations=9, seed=0)
-        is None
-    )
+    x, test = normal(0, rows=4), mmd_test(normal(0, rows=4), normal(0, rows=4), permutations=5)
+    ours, theirs = np.array(list("aabb")), np.array(list("ccdd"))
+    assert conditional_statistic(x, ours, x, theirs, test, permutations=9, seed=0) is None
 
 
 def test_label_shift_is_the_total_variation_distance():
