@@ -9,17 +9,28 @@ if TYPE_CHECKING:
     from nlp_transfer.predict import load_model
     from nlp_transfer.recipe import Recipe
     from nlp_transfer.shift.report import ShiftReport, shift_report
+    from nlp_transfer.shift.rows import load_side
     from nlp_transfer.training.run import RunResult, train
 
 __version__ = "0.1.0"
 
-__all__ = ["Recipe", "RunResult", "ShiftReport", "__version__", "load_model", "shift_report", "train"]
+__all__ = [
+    "Recipe",
+    "RunResult",
+    "ShiftReport",
+    "__version__",
+    "load_model",
+    "load_side",
+    "shift_report",
+    "train",
+]
 
 _HOMES = {
     "Recipe": "nlp_transfer.recipe",
     "RunResult": "nlp_transfer.training.run",
     "ShiftReport": "nlp_transfer.shift.report",
     "load_model": "nlp_transfer.predict",
+    "load_side": "nlp_transfer.shift.rows",
     "shift_report": "nlp_transfer.shift.report",
     "train": "nlp_transfer.training.run",
 }

@@ -48,10 +48,12 @@ def trained(folder: Path, problem: str = "single_label_classification", seed: in
         )
     tokenizer = load_tokenizer(locate(options), options)
     head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    model.eval()
     with torch.no_grad():
         head.weight.mul_(50)
         logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
-        head.bias.sub_(logits.median(0).values)
+        margins = logits[:, -1] - (logits[:, 0] if len(names) > 1 else 0)
+        head.bias[-1] -= margins.sort().values[len(TEXTS) // 2 - 1 :][:2].mean()  # half of them each way
     save_classifier(model, folder / "run/model")
     tokenizer.save_pretrained(folder / "run/model")
     return folder / "run"
@@ -154,6 +156,10 @@ def test_predict_renames_its_columns_where_the_file_has_them(classifier, tmp_pat
     found = read(once)
     assert [{key: row[key] for key in rows[0]} for row in found] == rows
     assert {row["predicted_predicted_label"] for row in found} == set(LABELS)
+    wrote = [[row[f"probability_{name}"] for name in LABELS] for row in found]
+    assert [row["predicted_predicted_label"] for row in found] == [
+        LABELS[i] for i in np.argmax(wrote, axis=1)
+    ]
     assert all(0.5 <= row["predicted_score"] <= 1 for row in found)
     assert run("predict", classifier, "--input", once, "--output", twice) == 0
     assert [{key: row[key] for key in found[0]} for row in read(twice)] == found

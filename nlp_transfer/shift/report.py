@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from nlp_transfer.data.domains import DomainData
 from nlp_transfer.models.load import ModelOptions, locate
@@ -221,21 +222,23 @@ def shift_report(
         x, x_labelled, y, y_labelled, encoder = _embed(embedder, ours, theirs)
     with clock("two_sample_test"):
         test = mmd_test(x, y, permutations=permutations, seed=seed)
-    with clock("distances"):
-        found = [stats.mmd_statistic(test), *stats.distances(x, y, permutations=permutations, seed=seed)]
-    with clock("labels"):
-        apart = any(item.name == "proxy_a_distance" and item.value > FAR_APART for item in found)
-        extra, classes = compare_classes(
-            ours, theirs, x_labelled, y, y_labelled, test, seed=seed, far_apart=apart
-        )
-    with clock("vocabulary"):
-        counts = count([ours.texts, theirs.texts], _tokenizer(embedder))
-        found += extra + vocabulary_statistics(*counts, permutations=permutations, seed=seed)
-    with clock("forecast"):
-        probe, risk = _forecast(ours, theirs, x_labelled, y, y_labelled, strategy, target_labels, seed)
-    with clock("pictures"):
-        picture = embedding_map(x, y, ours, theirs, seed=seed)
-        texts = most_shifted(x, y, ours.texts, theirs.texts)
+    # Matrices this small gain nothing from more threads, and lose much where others compute too.
+    with threadpool_limits(1, user_api="blas"):
+        with clock("distances"):
+            found = [stats.mmd_statistic(test), *stats.distances(x, y, permutations=permutations, seed=seed)]
+        with clock("labels"):
+            apart = any(item.name == "proxy_a_distance" and item.value > FAR_APART for item in found)
+            extra, classes = compare_classes(
+                ours, theirs, x_labelled, y, y_labelled, test, seed=seed, far_apart=apart
+            )
+        with clock("vocabulary"):
+            counts = count([ours.texts, theirs.texts], _tokenizer(embedder))
+            found += extra + vocabulary_statistics(*counts, permutations=permutations, seed=seed)
+        with clock("forecast"):
+            probe, risk = _forecast(ours, theirs, x_labelled, y, y_labelled, strategy, target_labels, seed)
+        with clock("pictures"):
+            picture = embedding_map(x, y, ours, theirs, seed=seed)
+            texts = most_shifted(x, y, ours.texts, theirs.texts)
     cut = float((counts[1].token_lengths > embedder.max_length - 2).mean())
     return ShiftReport(
         source=DomainSummary.of(ours),

@@ -355,6 +355,15 @@ def _neighbours(levels: Sequence[Mapping[str, Any]], count: int) -> list[tuple[M
     return [(low, 1 - share), (high, share)] if share else [(low, 1.0)]
 
 
+def _range_text(name: str, value: float, low: float, high: float) -> str:
+    """A figure beside its studied range, in its own unit: those fitted as logarithms are turned back."""
+    label = {"log_n_source": "source texts"}.get(name, name.removeprefix("log_").replace("_", " "))
+    if name.startswith("log_"):
+        value, low, high = math.exp(value), math.exp(low), math.exp(high)
+    form = ",.0f" if high >= 100 else ".3g"
+    return f"{value:{form}} {label} (studied: {low:{form}} to {high:{form}})"
+
+
 def _outside(
     known: Mapping[str, Any],
     mix: Sequence[tuple[Mapping[str, Any], float]],
@@ -375,5 +384,5 @@ def _outside(
     ranges = mix[0][0]["range"]
     for name, (low, high) in ranges.items():
         if name in values and not low <= values[name] <= high:
-            out.append(f"{name.replace('_', ' ')} {values[name]:.3g} (studied: {low:.3g} to {high:.3g})")
+            out.append(_range_text(name, values[name], low, high))
     return tuple(out)

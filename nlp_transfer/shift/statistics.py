@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from nlp_transfer.numeric.divergence import (
     ClassConditionalMMD,
@@ -98,8 +97,7 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
     x, y = (_at_most(side, DISTANCE_ROWS, rng) for side in (x, y))
     out = []
     if min(len(x), len(y)) >= 10:
-        with threadpool_limits(1):  # matrices this small are slower on several threads
-            out.append(_proxy_a(x, y, seed))
+        out.append(_proxy_a(x, y, seed))
     out.append(_energy(x, y, permutations, seed))
     measures: list[tuple[str, str, Callable[[Array, Array], float], str]] = [
         (
@@ -127,10 +125,9 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
     ]
     joined = np.concatenate([x, y])
     orders = [rng.permutation(len(joined)) for _ in range(RELABELLINGS)]
-    with threadpool_limits(1):
-        for name, title, measure, meaning in measures:
-            null = [measure(joined[order[: len(x)]], joined[order[len(x) :]]) for order in orders]
-            out.append(_relabelled(name, title, measure(x, y), np.array(null), meaning))
+    for name, title, measure, meaning in measures:
+        null = [measure(joined[order[: len(x)]], joined[order[len(x) :]]) for order in orders]
+        out.append(_relabelled(name, title, measure(x, y), np.array(null), meaning))
     return out
 
 

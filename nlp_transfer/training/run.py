@@ -217,6 +217,7 @@ def shift_summary(recipe: Recipe, domains: dict[str, DomainData]) -> ShiftReport
         domains["source"],
         domains["target"],
         model=recipe.model,
+        strategy=recipe.strategy.kind,
         max_samples=recipe.shift.max_samples,
         permutations=recipe.shift.permutations,
         seed=recipe.seed,
