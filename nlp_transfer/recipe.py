@@ -7,11 +7,13 @@ import operator
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from nlp_transfer.adaptation import ADAPTATIONS, AdaptationOptions, Setting, misfits
 from nlp_transfer.arguments import TrainingFields
 from nlp_transfer.data.options import SPLITS, DomainOptions
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
@@ -23,11 +25,15 @@ from nlp_transfer.tasks.sentiment import SentimentOptions
 
 if TYPE_CHECKING:
     StrategyChoice = FullOptions | FrozenOptions | LoraOptions
+    AdaptationChoice = AdaptationOptions
 else:
-    StrategyChoice = Annotated[
-        functools.reduce(operator.or_, (options for _, options in STRATEGIES.values())),
-        Field(discriminator="kind"),
-    ]
+    StrategyChoice, AdaptationChoice = (
+        Annotated[
+            functools.reduce(operator.or_, (options for _, options in table.values())),
+            Field(discriminator="kind"),
+        ]
+        for table in (STRATEGIES, ADAPTATIONS)
+    )
 
 
 class SourceOptions(DomainOptions):
@@ -70,6 +76,8 @@ class Recipe(Options):
     """The domain the model is for."""
     strategy: StrategyChoice = FullOptions()
     """Which weights move."""
+    adaptation: list[AdaptationChoice] = []
+    """How the source, or unlabelled target text, helps: a list of methods, which act together."""
     shift: ShiftOptions = ShiftOptions()
     """The shift summary before training."""
     early_stopping: EarlyStopping | None = None
@@ -102,6 +110,22 @@ class Recipe(Options):
             )
         if self.strategy.kind == "frozen" and self.training.get("resume_from_checkpoint"):
             raise ValueError("strategy frozen has no checkpoints: its embeddings are cached; run it again")
+        return self
+
+    @model_validator(mode="after")
+    def _adaptations_fit(self) -> Recipe:
+        setting = Setting(
+            strategy=self.strategy.kind,
+            task=self.task.kind,
+            classes=getattr(self.task, "loss", None) != "mse",
+            has_source=self.source is not None and self.source.trains,
+            has_target_text=self.target.trains or bool(self.target.given("unlabeled")),
+            has_target_labels=self.target.trains,
+        )
+        found = misfits([(choice.kind, ADAPTATIONS[choice.kind][0]) for choice in self.adaptation], setting)
+        if found:
+            problems = {("adaptation", index, "kind"): text for index, text in found.items()}
+            raise PydanticCustomError("located", "adaptation", {"problems": problems})
         return self
 
     @property
@@ -285,8 +309,12 @@ def _explain(detail: Any, values: dict[str, Any], lines: Mapping[tuple, int]) ->
         return [
             Problem(f"training.{name}", lines.get(("training", name)), text) for name, text in found.items()
         ]
-    key = ".".join(str(part) for part in path) or "recipe"
-    line = next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+    if detail["type"] == "located":
+        return [
+            Problem(_dotted(place), _line(place, lines), text)
+            for place, text in detail["ctx"]["problems"].items()
+        ]
+    key, line = _dotted(path) or "recipe", _line(path, lines)
     kind, found = detail["type"], detail.get("input")
     if kind == "extra_forbidden":
         message = f"unknown key; {did_you_mean(path[-1], fields)}"
@@ -314,6 +342,15 @@ def _explain(detail: Any, values: dict[str, Any], lines: Mapping[tuple, int]) ->
     return [Problem(key, line, message)]
 
 
+def _dotted(path: tuple) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def _line(path: tuple, lines: Mapping[tuple, int]) -> int | None:
+    """The line of a key, or of the nearest key around it that stands in the file."""
+    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
+
+
 def _user_path(loc: tuple, values: Any) -> tuple[tuple, list[str]]:
     """Drop the union tags from a pydantic location; return the path and the valid names at its last level."""
     path: list[Any] = []
@@ -321,9 +358,13 @@ def _user_path(loc: tuple, values: Any) -> tuple[tuple, list[str]]:
     names: list[str] = []
     for index, part in enumerate(loc):
         is_tag = isinstance(values, dict) and part not in values and values.get("kind") == part
-        is_branch = isinstance(part, str) and index > 0 and not isinstance(values, (dict, list))
+        is_branch = isinstance(part, str) and index > 0 and not isinstance(values, dict)
         if is_tag or is_branch:
-            model = _model_of_kind(loc[index - 1], part) or model
+            model = _model_of_kind(path, part) or model
+            continue
+        if isinstance(part, int) and isinstance(values, list):
+            path.append(part)
+            values = values[part] if part < len(values) else None
             continue
         names = list(model.model_fields) if model else []
         path.append(part)
@@ -335,21 +376,24 @@ def _user_path(loc: tuple, values: Any) -> tuple[tuple, list[str]]:
 
 def _kinds(field: Any) -> list[str]:
     """The values of ``kind`` that the options of a recipe's field may have."""
-    from typing import get_args
-
     annotation = Recipe.model_fields[field].annotation if field in Recipe.model_fields else None
-    models = [model for arg in get_args(annotation) if (model := _nested_model(arg))]
-    return [str(model.model_fields["kind"].default) for model in models if "kind" in model.model_fields]
+    models = [model for model in _options_in(annotation) if "kind" in model.model_fields]
+    return [str(model.model_fields["kind"].default) for model in models]
 
 
 def _nested_model(annotation: Any) -> type[Options] | None:
-    from typing import get_args
+    return next(iter(_options_in(annotation)), None)
 
+
+def _options_in(annotation: Any) -> list[type[Options]]:
+    """Every options model that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Options):
-        return annotation
-    models = [model for arg in get_args(annotation) if (model := _nested_model(arg))]
-    return models[0] if models else None
+        return [annotation]
+    return [model for arg in get_args(annotation) for model in _options_in(arg)]
 
 
-def _model_of_kind(field: Any, kind: Any) -> type[Options] | None:
-    return STRATEGIES[kind][1] if field == "strategy" and kind in STRATEGIES else None
+def _model_of_kind(path: list[Any], kind: Any) -> type[Options] | None:
+    tables: dict[str, Mapping[str, tuple[type, type]]]
+    tables = {"strategy": STRATEGIES, "adaptation": ADAPTATIONS}
+    entry = tables.get(path[0], {}).get(kind)
+    return entry[1] if entry else None

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from nlp_transfer.errors import DataError
 from nlp_transfer.numeric._checks import Array, as_floats, as_pair, as_vector, as_weights, at_least
@@ -102,11 +106,7 @@ def density_ratio(
     a, b = as_pair(source, target, names=("source", "target"))
     probability, _ = target_probabilities(a, b, folds=folds, c=c, seed=seed)
     ratio = probability / np.maximum(1.0 - probability, np.finfo(float).tiny)
-    clipped = float((ratio > max_weight).mean())
-    ratio = np.minimum(ratio, max_weight)
-    mean = ratio.mean()
-    weights = ratio / mean if mean > 0 else np.ones(len(ratio))
-    return ImportanceWeights(weights, effective_sample_size(weights), clipped)
+    return _finished(ratio, max_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +194,59 @@ def black_box_shift(
     interval = np.quantile(draws, [0.025, 0.975], axis=0).T if draws else np.full((len(classes), 2), np.nan)
     shares = np.bincount(true, minlength=len(classes)) / len(true)
     return LabelShift(classes, target, interval, shares, target / shares, float(np.linalg.cond(confusion)))
+
+
+def label_shift_weights(
+    source: Array,
+    labels: Any,
+    target: Array,
+    *,
+    folds: int = 5,
+    c: float = 0.01,
+    max_weight: float = 20.0,
+    seed: int = 0,
+) -> ImportanceWeights:
+    """Importance weights p_target(y) / p_source(y) of the source rows, from features and source labels.
+
+    A logistic regression is cross-fitted on the source; `black_box_shift` turns its predictions for the
+    target into class shares.
+
+    Args:
+        source: rows (n, d).
+        labels: their classes (n,).
+        target: rows (m, d).
+        folds: of the cross-fitting; default 5, fewer where a class has fewer rows.
+        c: inverse L2 penalty of the logistic regression on standardised columns; default 0.01.
+        max_weight: cut weights above this before normalising; default 20.
+        seed: of the folds.
+
+    Returns:
+        Weights with mean 1. All equal where some class has a single row, which leaves nothing to cross-fit.
+
+    Cost: `folds` + 1 logistic regressions. It hurts where the texts within a class differ between the
+    domains: errors of the classifier then pass for a shift of the classes.
+    """
+    at_least("folds", folds, 2)
+    a, b = as_pair(source, target, names=("source", "target"))
+    classes, true = np.unique(as_vector("labels", labels, len(a)), return_inverse=True)
+    folds = min(folds, int(np.bincount(true).min()))
+    if len(classes) < 2 or folds < 2:
+        return _finished(np.ones(len(a)), max_weight)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    held_out = cross_val_predict(model, a, true, cv=splitter, method="predict_proba")
+    shift = black_box_shift(true, held_out, model.fit(a, true).predict_proba(b), bootstrap=0)
+    return _finished(shift.row_weights(true), max_weight)
+
+
+def _finished(weights: np.ndarray, max_weight: float) -> ImportanceWeights:
+    """Weights cut at `max_weight` and scaled to mean 1; equal ones where all are zero."""
+    at_least("max_weight", max_weight, 1.0)
+    clipped = float((weights > max_weight).mean())
+    weights = np.minimum(weights, max_weight)
+    mean = weights.mean()
+    weights = weights / mean if mean > 0 else np.ones(len(weights))
+    return ImportanceWeights(weights, effective_sample_size(weights), clipped)
 
 
 def _prediction_matrix(name: str, predictions: Any, classes: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlp_transfer.adaptation import ADAPTATIONS
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+    from nlp_transfer.adaptation.base import Stage
     from nlp_transfer.data.domains import DomainData
     from nlp_transfer.models.load import ModelSource
     from nlp_transfer.recipe import Recipe
@@ -47,6 +49,11 @@ class Setup:
     resume: bool = False
     callbacks: Sequence[TrainerCallback] = ()
 
+    def adaptations(self, stage: Stage) -> list[Any]:
+        """The recipe's adaptations of one stage, in its order."""
+        found = [ADAPTATIONS[choice.kind][0](choice) for choice in self.recipe.adaptation]
+        return [method for method in found if method.stage == stage]
+
 
 @dataclass
 class Trained:
@@ -74,6 +81,14 @@ class Phase(NamedTuple):
     name: str
     rows: Dataset
     validation: Dataset | None
+
+
+def target_texts(target: DomainData) -> Dataset | None:
+    """Target texts whose labels an adaptation does not look at: ``unlabeled``, and those of ``train``."""
+    from datasets import concatenate_datasets
+
+    tables = [table.select_columns(["text"]) for table in (target.unlabeled, target.train) if table]
+    return concatenate_datasets(tables) if tables else None
 
 
 def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
