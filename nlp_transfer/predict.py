@@ -38,18 +38,15 @@ class TextModel:
         """One prediction a text, in order.
 
         Returns:
-            for classes ``{"label", "score", "probabilities"}``, for ratings ``{"rating"}``.
+            for classes ``{"label", "score", "probabilities"}``, for ratings ``{"rating"}``, for translation
+            ``{"translation"}``.
         """
-        from datasets import Dataset
-
-        from nlp_transfer.models.inference import predict_logits
         from nlp_transfer.models.load import resolve_max_length
 
         if not len(texts):
             return []
         length = resolve_max_length(self.tokenizer, self.model.config, None)
-        encoded = self.task.encode(Dataset.from_dict({"text": list(texts)}), self.tokenizer, length)
-        return self.task.postprocess(predict_logits(self.model, encoded, self.task.collator(self.tokenizer)))
+        return self.task.predict(self.model, self.tokenizer, texts, length)
 
 
 @calm()
@@ -61,9 +58,10 @@ def load_model(run: str | Path) -> TextModel:
     """
     import torch
 
-    from nlp_transfer.models.classifier import load_classifier
-    from nlp_transfer.models.load import ModelOptions, load_tokenizer, locate
+    from nlp_transfer.models.load import ModelOptions, is_encoder_half, load_config, load_tokenizer, locate
+    from nlp_transfer.models.seq2seq import is_seq2seq
     from nlp_transfer.tasks import TASKS
+    from nlp_transfer.tasks.base import TASK_FILE
 
     folder = Path(run)
     if not folder.is_dir():
@@ -85,10 +83,22 @@ def load_model(run: str | Path) -> TextModel:
         )
     options = ModelOptions(name=str(folder), dtype="auto")
     where = locate(options)
-    model, tokenizer = load_classifier(where, options), load_tokenizer(where, options)
+    saved = where.read_json(TASK_FILE)
+    translates = is_seq2seq(load_config(where, options)) and not is_encoder_half(load_config(where, options))
+    kind = saved.get("task", "translation" if translates else "sentiment")
+    if kind not in TASKS:
+        raise ModelError(
+            f"{folder / TASK_FILE}: no such task",
+            expected=" or ".join(TASKS),
+            found=repr(kind),
+            fix="load it with the version of nlp-transfer that wrote it",
+        )
+    task_class = TASKS[kind][0]
+    model, tokenizer = task_class.load_trained(where, options), load_tokenizer(where, options)
     if torch.cuda.is_available():
         model.to("cuda")  # type: ignore[arg-type]
-    return TextModel(model, tokenizer, TASKS["sentiment"].from_model(model.config))
+    task = task_class.from_model(model.config, saved).settle(tokenizer, model.config)
+    return TextModel(model, tokenizer, task)
 
 
 @calm()

@@ -21,18 +21,19 @@ from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
 from nlp_transfer.recipe_yaml import RecipeYaml, parse_value, read_yaml
 from nlp_transfer.strategies import STRATEGIES, FrozenOptions, FullOptions, LoraOptions
-from nlp_transfer.tasks.sentiment import SentimentOptions
+from nlp_transfer.tasks import TASKS, SentimentOptions, TranslationOptions
 
 if TYPE_CHECKING:
     StrategyChoice = FullOptions | FrozenOptions | LoraOptions
     AdaptationChoice = AdaptationOptions
+    TaskChoice = SentimentOptions | TranslationOptions
 else:
-    StrategyChoice, AdaptationChoice = (
+    StrategyChoice, AdaptationChoice, TaskChoice = (
         Annotated[
             functools.reduce(operator.or_, (options for _, options in table.values())),
             Field(discriminator="kind"),
         ]
-        for table in (STRATEGIES, ADAPTATIONS)
+        for table in (STRATEGIES, ADAPTATIONS, TASKS)
     )
 
 
@@ -66,7 +67,7 @@ class ShiftOptions(Options):
 class Recipe(Options):
     """Everything one run needs: what to learn, from what, with which model and which strategy."""
 
-    task: SentimentOptions = SentimentOptions()
+    task: TaskChoice = SentimentOptions()
     """What is learned."""
     model: ModelOptions = ModelOptions()
     """Which pretrained model."""
@@ -394,6 +395,6 @@ def _options_in(annotation: Any) -> list[type[Options]]:
 
 def _model_of_kind(path: list[Any], kind: Any) -> type[Options] | None:
     tables: dict[str, Mapping[str, tuple[type, type]]]
-    tables = {"strategy": STRATEGIES, "adaptation": ADAPTATIONS}
+    tables = {"strategy": STRATEGIES, "adaptation": ADAPTATIONS, "task": TASKS}
     entry = tables.get(path[0], {}).get(kind)
     return entry[1] if entry else None

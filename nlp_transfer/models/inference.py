@@ -57,10 +57,10 @@ def predict_logits(
     ]
     rows = encoded.select_columns(columns)
     lengths = np.asarray(encoded["length"])
-    rank, world = _world()
+    rank, processes = world()
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for number, indices in enumerate(token_batches(lengths, budget)):
-        if number % world != rank:
+        if number % processes != rank:
             continue
         chunk = rows[indices.tolist()]
         batch = collate([{name: chunk[name][i] for name in columns} for i in range(len(indices))])
@@ -69,7 +69,7 @@ def predict_logits(
             logits = model(**inputs).logits
         parts.append((indices, logits.float().cpu().numpy()))
     model.train(was_training)
-    if world > 1:
+    if processes > 1:
         from accelerate.utils import gather_object
 
         parts = gather_object(parts)
@@ -81,7 +81,8 @@ def predict_logits(
     return result
 
 
-def _world() -> tuple[int, int]:
+def world() -> tuple[int, int]:
+    """Rank and number of processes; (0, 1) outside distributed runs."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -98,7 +98,7 @@ def shift_of_recipe(
     given = {name: value for name, value in settings.items() if value is not None}
     if model:
         given["model"] = recipe.model.model_copy(update={"name": model})
-    objective = TASKS[recipe.task.kind](recipe.task).objective
+    objective = TASKS[recipe.task.kind][0](recipe.task).objective
     where: dict[str, Any] = {"objective": objective, "seed": recipe.seed, "base": recipe.base, "need": ()}
     source = load_domain(recipe.source, role="source", **where)
     target = load_domain(recipe.target, role="target", **where)

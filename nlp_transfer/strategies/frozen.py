@@ -14,10 +14,12 @@ from pydantic import Field, model_validator
 
 from nlp_transfer.options import Options
 from nlp_transfer.strategies.base import Strategy
+from nlp_transfer.strategies.layers import freeze_half
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from transformers import PreTrainedModel
 
 C_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Inverse regularisation strengths tried by cross-validation, on standardised features."""
@@ -77,6 +79,16 @@ class Frozen(Strategy[FrozenOptions]):
 
     summary = "frozen encoder, embeddings computed once and cached, logistic regression or MLP head"
     extracts = True
+    default_learning_rate = 5e-4
+
+    def prepare(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Freeze the encoder of an encoder-decoder; the engine then trains the decoder on its cached outputs.
+
+        Raises:
+            ModelError: not an encoder-decoder.
+        """
+        freeze_half(model, "encoder")
+        return model
 
     def fit(
         self,

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from nlp_transfer.errors import ModelError
 from nlp_transfer.options import Options
 from nlp_transfer.strategies.base import Strategy
-from nlp_transfer.strategies.layers import parameter_depths
+from nlp_transfer.strategies.layers import freeze_half, parameter_depths
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,8 @@ class FullOptions(Options):
     kind: Literal["full"] = "full"
     freeze_embeddings: bool = False
     """Keep the token and position embeddings as they are."""
+    freeze: Literal["encoder", "decoder"] | None = None
+    """Of an encoder-decoder: keep this half as it is, and the embeddings that it shares with the other."""
     freeze_layers: int = Field(default=0, ge=0)
     """Keep the embeddings and the first n transformer layers as they are (partial fine-tuning)."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
@@ -31,9 +33,10 @@ class FullOptions(Options):
 
     @model_validator(mode="after")
     def _not_both(self) -> FullOptions:
-        if self.gradual_unfreezing and (self.freeze_layers or self.freeze_embeddings):
+        if self.gradual_unfreezing and (self.freeze_layers or self.freeze_embeddings or self.freeze):
             raise ValueError(
-                "gradual_unfreezing frees every layer in the end: leave out freeze_layers/freeze_embeddings"
+                "gradual_unfreezing frees every layer in the end: leave out "
+                "freeze/freeze_layers/freeze_embeddings"
             )
         return self
 
@@ -55,6 +58,8 @@ class Full(Strategy[FullOptions]):
             ModelError: ``freeze_layers`` is more than the model has.
         """
         frozen = self.options.freeze_layers
+        if self.options.freeze:
+            freeze_half(model, self.options.freeze)
         if not frozen and not self.options.freeze_embeddings:
             return model
         depths, layers = parameter_depths(model)

@@ -7,7 +7,7 @@ parameter sit? Depth 0 is the embeddings, 1..L are the transformer layers, L + 1
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.errors import ModelError
 
@@ -82,3 +82,26 @@ def _embedding_prefixes(model: nn.Module, stacks: dict[str, int]) -> tuple[str, 
         ):
             found.append(f"{path}.")
     return tuple(found)
+
+
+def freeze_half(model: nn.Module, half: str) -> None:
+    """Freeze the ``encoder`` or the ``decoder`` of an encoder-decoder, with the embeddings that it uses.
+
+    Raises:
+        ModelError: the model has no such halves.
+    """
+    if not writes(model):
+        raise ModelError(
+            f"{type(model).__name__} has no {half} of its own to freeze",
+            expected="an encoder-decoder that writes texts (task translation)",
+            fix="leave out strategy.freeze; use strategy.freeze_layers or strategy.kind=frozen",
+        )
+    part: Any = model.get_encoder() if half == "encoder" else model.get_decoder()  # type: ignore[operator]
+    part.requires_grad_(False)
+
+
+def writes(model: nn.Module) -> bool:
+    """True for an encoder-decoder that writes texts, rather than classifying them."""
+    config = getattr(model, "config", None)
+    classifies = any(hasattr(model, name) for name in ("classifier", "score", "classification_head"))
+    return bool(getattr(config, "is_encoder_decoder", False)) and not classifies

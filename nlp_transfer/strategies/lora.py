@@ -9,7 +9,7 @@ from pydantic import Field
 from nlp_transfer.errors import MissingExtraError, ModelError
 from nlp_transfer.options import Options
 from nlp_transfer.strategies.base import Strategy
-from nlp_transfer.strategies.layers import layer_stacks
+from nlp_transfer.strategies.layers import layer_stacks, writes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LoraOptions(Options):
-    """Low-rank adapters on a frozen base, and a new head."""
+    """Low-rank adapters on a frozen base; a classifier's head is trained with them."""
 
     kind: Literal["lora"] = "lora"
     r: int = Field(default=16, ge=1)
@@ -31,7 +31,8 @@ class LoraOptions(Options):
     dora: bool = False
     """Weight-decomposed adaptation (Liu et al. 2024)."""
     target_modules: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which linear layers get an adapter: all inside the transformer layers, those of attention, or names."""
+    """Which linear layers get an adapter: all inside the transformer layers, those of attention (in a decoder
+    both kinds), or names."""
     modules_to_save: list[str] | None = None
     """Further modules trained in full and saved with the adapter; the head always is."""
     quantize_4bit: bool = False
@@ -43,7 +44,7 @@ HEADS = ("classifier", "score", "classification_head")
 
 
 class Lora(Strategy[LoraOptions]):
-    """Train low-rank updates of the linear layers (Hu et al. 2021, equation 3) and the head."""
+    """Train low-rank updates of the linear layers (Hu et al. 2021, equation 3), and a classifier's head."""
 
     summary = "low-rank adapters (LoRA, DoRA, rsLoRA) on a frozen base, through peft"
     default_learning_rate = 5e-4
@@ -61,15 +62,16 @@ class Lora(Strategy[LoraOptions]):
         if getattr(model, "is_loaded_in_4bit", False):
             model = prepare_model_for_kbit_training(model)
         heads = [name for name in HEADS if hasattr(model, name)]
+        modules = heads + [name for name in options.modules_to_save or () if name not in heads]
         config = LoraConfig(
-            task_type=TaskType.SEQ_CLS,
+            task_type=TaskType.SEQ_2_SEQ_LM if writes(model) else TaskType.SEQ_CLS,
             r=options.r,
             lora_alpha=options.alpha,
             lora_dropout=options.dropout,
             use_rslora=options.rslora,
             use_dora=options.dora,
             target_modules=self.find_targets(model),
-            modules_to_save=heads + [name for name in options.modules_to_save or () if name not in heads],
+            modules_to_save=modules or None,
         )
         return get_peft_model(model, config)
 

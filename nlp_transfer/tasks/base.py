@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, T
 from nlp_transfer.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
-    from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
 
 OptionsT = TypeVar("OptionsT", bound=Options)
+TASK_FILE = "nlp_transfer.json"
+"""Beside a saved model: its task and what the task needs, as ``Task.describe`` gives it."""
 
 
 class BestMetric(NamedTuple):
@@ -43,18 +44,23 @@ class Task(ABC, Generic[OptionsT]):
 
     @property
     @abstractmethod
-    def objective(self) -> Literal["classification", "regression"]:
-        """What the data must bring: ``"classification"`` (class labels) or ``"regression"`` (numbers)."""
+    def objective(self) -> Literal["classification", "regression", "translation"]:
+        """What the data must bring: class labels, numbers, or translations."""
 
     @property
     @abstractmethod
     def best_metric(self) -> BestMetric:
-        """The figure of ``compute_metrics`` that picks the best checkpoint."""
+        """The figure that picks the best checkpoint."""
 
     @property
     @abstractmethod
     def metric_names(self) -> tuple[str, ...]:
-        """The figures of ``compute_metrics``, which can choose the best checkpoint."""
+        """The figures of the evaluations during training, which can choose the best checkpoint."""
+
+    @property
+    def headline_metric(self) -> str:
+        """The figure of ``score`` that says most in one number."""
+        return self.best_metric.name
 
     @abstractmethod
     def bind(self, train: Mapping[str, Dataset]) -> Self:
@@ -64,23 +70,44 @@ class Task(ABC, Generic[OptionsT]):
             DataError: labels that cannot be learned from.
         """
 
+    def settle(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> Self:
+        """Return the task with what only the model can tell settled.
+
+        Raises:
+            ModelError: the model cannot do this task.
+        """
+        return self
+
     @classmethod
     @abstractmethod
-    def from_model(cls, config: PretrainedConfig) -> Self:
-        """Restore a bound task from the configuration of a model trained for it.
+    def from_model(cls, config: PretrainedConfig, saved: Mapping[str, Any]) -> Self:
+        """Restore a bound task from a model trained for it.
+
+        Args:
+            config: the model's.
+            saved: what ``describe`` returned when the model was saved; empty for models of another origin.
 
         Raises:
             ModelError: the model does something else.
         """
 
-    @property
-    @abstractmethod
-    def num_labels(self) -> int:
-        """Width of the model's output."""
+    def describe(self) -> dict[str, Any]:
+        """What ``from_model`` needs beyond the model's configuration, ready for JSON."""
+        return {}
 
     @abstractmethod
     def build_model(self, source: Any, model_options: Any, *, quantization: Any = None) -> PreTrainedModel:
         """Load the pretrained model with an output layer for this task."""
+
+    @staticmethod
+    @abstractmethod
+    def load_trained(source: Any, model_options: Any) -> PreTrainedModel:
+        """Load what ``save_model`` wrote; an adapter is merged into its base."""
+
+    @staticmethod
+    @abstractmethod
+    def save_model(model: Any, folder: Any) -> None:
+        """Save a trained model or adapter, so that plain transformers (or peft) loads it."""
 
     @abstractmethod
     def encode(
@@ -89,14 +116,14 @@ class Task(ABC, Generic[OptionsT]):
         """Tokenise the rows, without padding.
 
         Args:
-            dataset: rows with ``text``, and ``label`` where they are labelled.
+            dataset: rows with ``text``, and with ``label`` or ``translation`` where they are labelled.
             tokenizer: of the model.
-            max_length: longer rows are cut to this many tokens.
+            max_length: longer texts are cut to this many tokens.
             name: the split that error messages speak of.
 
         Returns:
-            The rows in their order with ``input_ids``, ``attention_mask``, ``length`` (in tokens),
-            ``truncated``, and ``labels`` where they are labelled.
+            The rows in their order with ``input_ids``, ``length`` (in tokens), ``truncated``, and ``labels``
+            where they are labelled.
 
         Raises:
             DataError: no rows, or a label that the task does not know.
@@ -108,8 +135,8 @@ class Task(ABC, Generic[OptionsT]):
         return sum(cut) / len(cut)
 
     @abstractmethod
-    def label_array(self, dataset: Dataset, *, name: str = "data") -> NDArray:
-        """The labels of raw rows as the model learns them: class ids, or numbers; shape [n].
+    def check_labels(self, dataset: Dataset, *, name: str = "data") -> None:
+        """Read the labels of raw rows that will be scored.
 
         Raises:
             DataError: a label that is missing or that the task does not know.
@@ -117,8 +144,8 @@ class Task(ABC, Generic[OptionsT]):
 
     @abstractmethod
     def collator(
-        self, tokenizer: PreTrainedTokenizerBase
-    ) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        self, tokenizer: PreTrainedTokenizerBase, model: Any = None
+    ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
         """A function that pads encoded rows to the longest in the batch."""
 
     @abstractmethod
@@ -129,16 +156,64 @@ class Task(ABC, Generic[OptionsT]):
         weights: Tensor | None = None,
         num_items: Tensor | int | None = None,
     ) -> Tensor:
-        """The training loss of a batch, in float32, divided by ``num_items`` (default: the batch's rows)."""
+        """The training loss of a batch, in float32, divided by ``num_items`` (default: the batch's own)."""
 
-    @abstractmethod
-    def evaluate(self, logits: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
-        """The full report on n rows, with intervals, ready for JSON; logits are NumPy arrays."""
+    def trainer_defaults(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """``TrainingArguments`` fields that this task needs unless the recipe's ``training`` sets them."""
+        return {}
 
-    @abstractmethod
+    def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
+        """What the Trainer draws batches from."""
+        return encoded
+
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Flat figures for ``transformers.Trainer`` after each evaluation; cheap, without intervals."""
+        """Flat figures of an evaluation during training, from logits; cheap, without intervals."""
+        return {}
+
+    evaluates_itself: ClassVar[bool] = False
+    """Whether evaluations during training use ``validation_figures`` in place of ``compute_metrics``."""
+
+    def validation_figures(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        encoded: Dataset,
+        collate: Callable[[list[Any]], dict[str, Any]],
+        *,
+        seed: int,
+        generate: bool,
+    ) -> dict[str, float]:
+        """``loss`` and what else an evaluation during training gives, where logits are not enough.
+
+        Args:
+            model, tokenizer: as they are in training.
+            rows: raw validation rows.
+            encoded: the same, encoded.
+            collate: encoded rows to a batch.
+            seed: of a sample of the rows.
+            generate: whether figures are wanted that need generation.
+        """
+        return {}
+
+    def batch_figures(self, rows: Any) -> dict[str, float]:
+        """What there is to say about the batches that the Trainer draws."""
+        return {}
 
     @abstractmethod
-    def postprocess(self, logits: ArrayLike) -> list[dict[str, Any]]:
-        """One JSON-ready prediction per row."""
+    def score(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> dict[str, Any]:
+        """The full report of a model on labelled rows, with intervals, ready for JSON."""
+
+    @abstractmethod
+    def predict(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> list[dict[str, Any]]:
+        """One JSON-ready prediction for each text."""

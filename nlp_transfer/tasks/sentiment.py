@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
-
-from nlp_transfer.data.labels import canonical
-from nlp_transfer.errors import ModelError, did_you_mean
-from nlp_transfer.options import Options
+from nlp_transfer.errors import ModelError
 from nlp_transfer.tasks.base import BestMetric, Task
+from nlp_transfer.tasks.sentiment_options import SentimentOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,74 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = ["SentimentOptions", "SentimentTask"]
+
 IGNORED_LABEL = -100
 """Rows with this class id add nothing to the loss; ``transformers.Trainer`` does not count them either."""
-
-
-class SentimentOptions(Options):
-    """Classify the sentiment of texts, or predict their ratings."""
-
-    kind: Literal["sentiment"] = "sentiment"
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    """cross_entropy: labels are classes; mse: labels are ratings (numbers)."""
-    labels: list[str] | None = None
-    """Class names in order; default: those found in the training data, sorted. They are matched with the
-    labels by name; where the names are words and the data holds 0, 1, ..., by position."""
-    class_weights: Literal["balanced"] | list[float] | dict[str, float] | None = None
-    """Weight of each class in the loss, by order or by name; only their ratio matters.
-    balanced: inversely to how often each class occurs."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of each target that is spread evenly over all classes."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _label_names(cls, value: Any) -> Any:
-        if not isinstance(value, (list, tuple)):
-            return value
-        names = [canonical(item) for item in value]
-        if len(names) < 2 or None in names or len(set(names)) < len(names):
-            raise ValueError(f"expected two or more different class names, found {list(value)}")
-        return names
-
-    @field_validator("class_weights", mode="before")
-    @classmethod
-    def _weights(cls, value: Any) -> Any:
-        if value is None or value == "balanced":
-            return value
-        if not isinstance(value, (list, tuple, dict)):
-            raise ValueError(
-                f"expected balanced, a list of numbers or a mapping of class to number, found {value!r}"
-            )
-        numbers = list(value.values()) if isinstance(value, dict) else list(value)
-        if not all(_is_weight(number) for number in numbers) or not any(numbers):
-            raise ValueError(f"expected numbers of 0 or more, at least one of them above 0, found {value!r}")
-        return (
-            {canonical(name): number for name, number in value.items()}
-            if isinstance(value, dict)
-            else numbers
-        )
-
-    @model_validator(mode="after")
-    def _ratings_have_no_classes(self) -> SentimentOptions:
-        classes = {"labels": self.labels, "class_weights": self.class_weights}
-        given = [name for name, value in classes.items() if value is not None]
-        given += ["label_smoothing"] if self.label_smoothing else []
-        if self.loss == "mse" and given:
-            raise ValueError(f"loss mse predicts ratings and has no classes: leave out {', '.join(given)}")
-        return self
-
-    @model_validator(mode="after")
-    def _weights_fit_labels(self) -> SentimentOptions:
-        if self.labels is None or not isinstance(self.class_weights, (list, dict)):
-            return self
-        if isinstance(self.class_weights, dict):
-            for name in self.class_weights:
-                if name not in self.labels:
-                    hint = did_you_mean(name, self.labels)
-                    raise ValueError(f"class_weights names {name!r}, which is no label: {hint}")
-        if len(self.class_weights) != len(self.labels):
-            raise ValueError(f"found {len(self.class_weights)} class_weights for {len(self.labels)} labels")
-        return self
 
 
 class SentimentTask(Task[SentimentOptions]):
@@ -157,7 +89,7 @@ class SentimentTask(Task[SentimentOptions]):
         return SentimentTask(self.options, names=names, class_weights=weights)
 
     @classmethod
-    def from_model(cls, config: PretrainedConfig) -> SentimentTask:
+    def from_model(cls, config: PretrainedConfig, saved: Mapping[str, Any] | None = None) -> SentimentTask:
         """Restore the task from a model's configuration: ``problem_type``, ``num_labels`` and ``id2label``.
 
         Raises:
@@ -204,6 +136,20 @@ class SentimentTask(Task[SentimentOptions]):
             start_at(model, self.mean_rating)
         return model
 
+    @staticmethod
+    def load_trained(source: Any, model_options: Any) -> PreTrainedModel:
+        """Load a classifier, its head included; an adapter is merged."""
+        from nlp_transfer.models.classifier import load_classifier
+
+        return load_classifier(source, model_options)
+
+    @staticmethod
+    def save_model(model: Any, folder: Any) -> None:
+        """Save a classifier, or an adapter with the configuration of its classifier."""
+        from nlp_transfer.models.classifier import save_classifier
+
+        save_classifier(model, folder)
+
     def encode(
         self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, *, name: str = "data"
     ) -> Dataset:
@@ -234,8 +180,12 @@ class SentimentTask(Task[SentimentOptions]):
 
         return converter(dataset, name, self.names if self.objective == "classification" else None)
 
+    def check_labels(self, dataset: Dataset, *, name: str = "data") -> None:
+        """Read the labels once; raises DataError for one that the task does not know."""
+        self.label_array(dataset, name=name)
+
     def collator(
-        self, tokenizer: PreTrainedTokenizerBase
+        self, tokenizer: PreTrainedTokenizerBase, model: Any = None
     ) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
         """Pad to the longest row of the batch (on CUDA to a multiple of 8, for its tensor cores)."""
         from nlp_transfer.tasks.encoding import PaddingCollator
@@ -294,6 +244,32 @@ class SentimentTask(Task[SentimentOptions]):
         if isinstance(num_items, torch.Tensor):  # DataParallel repeats the count, once for each device
             num_items = num_items.to(values.device).float().mean()
         return values.sum() / (rows if num_items is None else num_items)
+
+    def score(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> dict[str, Any]:
+        """``evaluate`` on the model's outputs for labelled rows."""
+        from nlp_transfer.models.inference import predict_logits
+
+        encoded = self.encode(rows, tokenizer, max_length, name=name)
+        return self.evaluate(predict_logits(model, encoded, self.collator(tokenizer)), encoded["labels"])
+
+    def predict(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> list[dict[str, Any]]:
+        """``postprocess`` of the model's outputs for texts."""
+        from datasets import Dataset
+
+        from nlp_transfer.models.inference import predict_logits
+
+        encoded = self.encode(Dataset.from_dict({"text": list(texts)}), tokenizer, max_length)
+        return self.postprocess(predict_logits(model, encoded, self.collator(tokenizer)))
 
     def evaluate(self, logits: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
         """Report on n rows with bootstrap intervals; see ``classification_report`` and ``regression_report``.
@@ -370,12 +346,3 @@ def start_at(model: PreTrainedModel, value: float) -> None:
     if heads and heads[-1].bias is not None and not heads[-1].bias.any():
         with torch.no_grad():
             heads[-1].bias.fill_(value)
-
-
-def _is_weight(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    )

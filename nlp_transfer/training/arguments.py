@@ -50,6 +50,7 @@ def training_arguments(
         "use_cpu": on_cpu,
         "bf16": not wanted.get("fp16") and bf16_pays("cpu" if on_cpu else "cuda"),
         "dataloader_pin_memory": not on_cpu,
+        **task.trainer_defaults(wanted),
         **strategy.trainer_defaults(),
     }
     if evaluates:
@@ -61,7 +62,7 @@ def training_arguments(
         arguments = TrainingArguments(
             output_dir=str(folder),
             disable_tqdm=True,
-            remove_unused_columns=True,
+            remove_unused_columns=task.kind == "sentiment",
             length_column_name="length",
             **(values | wanted | {"seed": recipe.seed}),
         )

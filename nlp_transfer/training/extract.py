@@ -10,6 +10,7 @@ import numpy as np
 from nlp_transfer.models.embed import Embedder
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen
+from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def fit_frozen(setup: Setup) -> Trained:
 
     recipe, task, strategy = setup.recipe, setup.task, setup.strategy
     assert isinstance(strategy, Frozen)
+    assert isinstance(task, SentimentTask)
     started = time.perf_counter()
     embedder = Embedder.load(
         setup.pretrained, recipe.model, layer=strategy.options.layer, normalize=strategy.options.normalize
@@ -42,7 +44,7 @@ def fit_frozen(setup: Setup) -> Trained:
     if strategy.options.head == "mlp" and len(plan) > 1:
         plan = [_joined(plan)]
     head, records = None, []
-    for name, rows, _ in plan:
+    for name, rows, *_ in plan:
         embeddings = embedder.embed(rows)
         fitting = time.perf_counter()
         head = strategy.fit(
@@ -81,4 +83,4 @@ def fit_frozen(setup: Setup) -> Trained:
 def _joined(plan: list[Phase]) -> Phase:
     from datasets import concatenate_datasets
 
-    return Phase("joint", concatenate_datasets([rows for _, rows, _ in plan]), plan[-1].validation)
+    return Phase("joint", concatenate_datasets([rows for _, rows, *_ in plan]), plan[-1].validation)

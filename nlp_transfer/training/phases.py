@@ -81,6 +81,10 @@ class Phase(NamedTuple):
     name: str
     rows: Dataset
     validation: Dataset | None
+    held_out: Dataset | None = None
+    """The validation rows as they were read, for figures that logits cannot give."""
+    collate: Any = None
+    """Encoded rows to a batch."""
 
 
 def target_texts(target: DomainData) -> Dataset | None:

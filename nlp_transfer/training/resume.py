@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import Trainer
 
+    from nlp_transfer.tasks.base import Task
+
 FINAL = "final"
 """Folder of a finished phase's weights, beside its checkpoints."""
 FINISHED = "finished.json"
@@ -99,7 +101,7 @@ def finished_phase(phase: Path) -> dict[str, Any] | None:
         return None
 
 
-def load_phase(model: nn.Module, phase: Path) -> None:
+def load_phase(model: nn.Module, phase: Path, task: Task) -> None:
     """Put the weights of a finished phase into the model, which has the same architecture.
 
     Raises:
@@ -111,6 +113,7 @@ def load_phase(model: nn.Module, phase: Path) -> None:
 
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
         return
-    from nlp_transfer.models.classifier import load_classifier
+    from nlp_transfer.models.load import ModelOptions, locate
 
-    model.load_state_dict(load_classifier(folder).state_dict())
+    options = ModelOptions(name=str(folder), dtype="auto")
+    model.load_state_dict(task.load_trained(locate(options), options).state_dict())

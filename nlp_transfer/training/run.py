@@ -13,7 +13,8 @@ from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
-from nlp_transfer.tasks import TASKS
+from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
+from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.resume import check_resumable
@@ -75,13 +76,14 @@ class RunResult:
         """Of the GPU where there is one, else of this process."""
         return self.metrics["cost"]["peak_memory_mib"]
 
-    def score(self, domain: str = "target", split: str = "test", metric: str = "accuracy") -> float:
-        """One figure, such as the target's test accuracy.
+    def score(self, domain: str = "target", split: str = "test", metric: str | None = None) -> float:
+        """One figure; by default the task's own (accuracy, mse, chrf) on the target's test set.
 
         Raises:
             KeyError: no such domain, split or metric in this run.
         """
-        return self.metrics["domains"][domain][split][metric]["value"]
+        figures = self.metrics["domains"][domain][split]
+        return figures[metric or self.metrics["headline"]]["value"]
 
 
 @calm()
@@ -109,13 +111,13 @@ def train(
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
             the model are known to be good.
     """
-    from nlp_transfer.models.load import load_tokenizer, locate
+    from nlp_transfer.models.load import load_config, load_tokenizer, locate
 
     started = time.perf_counter()
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
     if resume:
         check_resumable(folder, recipe)
-    task = TASKS[recipe.task.kind](recipe.task)
+    task = TASKS[recipe.task.kind][0](recipe.task)
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
     task = task.bind(
@@ -124,6 +126,7 @@ def train(
     check_labels(task, domains)
     pretrained = locate(recipe.model)
     tokenizer = load_tokenizer(pretrained, recipe.model)
+    task = task.settle(tokenizer, load_config(pretrained, recipe.model))
     shift = shift_summary(recipe, domains) if recipe.shift.enabled and "source" in domains else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
@@ -137,7 +140,7 @@ def train(
 
 
 def _fit(setup: Setup) -> Trained:
-    if setup.strategy.extracts:
+    if setup.strategy.extracts and isinstance(setup.task, SentimentTask):
         from nlp_transfer.training.extract import fit_frozen
 
         return fit_frozen(setup)
@@ -165,7 +168,7 @@ def _random_state_kept() -> Iterator[None]:
 
 def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
     """Load target and source, print what was found about them, and check them against each other."""
-    validates = not STRATEGIES[recipe.strategy.kind][0].extracts
+    validates = task.kind != "sentiment" or not STRATEGIES[recipe.strategy.kind][0].extracts
     needed = (
         ("train", "validation") if validates and recipe.training.get("eval_strategy") != "no" else ("train",)
     )
@@ -179,6 +182,7 @@ def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
             options,
             role=role,
             objective=cast("Any", task.objective),
+            languages=task.languages[:2] if isinstance(task, TranslationTask) else None,
             seed=recipe.seed,
             base=recipe.base,
             need=needed if role == "source" or options.trains else (),
@@ -206,7 +210,7 @@ def check_labels(task: Task, domains: dict[str, DomainData]) -> None:
     for role, data in domains.items():
         for split, rows in (("validation", data.validation), ("test", data.test)):
             if rows:
-                task.label_array(rows, name=f"{role}.{split}")
+                task.check_labels(rows, name=f"{role}.{split}")
 
 
 def shift_summary(recipe: Recipe, domains: dict[str, DomainData]) -> ShiftReport | None:
@@ -234,10 +238,10 @@ def evaluate_domains(setup: Setup, trained: Trained) -> dict[str, dict[str, Any]
             if not rows:
                 continue
             name = f"{role}.{split}"
-            if trained.logits is None:
-                report = score(task, trained.model, setup.tokenizer, rows, limit, name=name)
-            else:
+            if trained.logits is not None and isinstance(task, SentimentTask):
                 report = task.evaluate(trained.logits(rows), task.label_array(rows, name=name))
+            else:
+                report = score(task, trained.model, setup.tokenizer, rows, limit, name=name)
             scores.setdefault(role, {})[split] = report
     return scores
 
@@ -246,12 +250,10 @@ def score(
     task: Task, model: Any, tokenizer: Any, rows: Dataset, max_length: int | None, *, name: str = "data"
 ) -> dict[str, Any]:
     """Score a model on labelled rows; ``name`` is what error messages call them."""
-    from nlp_transfer.models.inference import predict_logits
     from nlp_transfer.models.load import resolve_max_length
 
-    encoded = task.encode(rows, tokenizer, resolve_max_length(tokenizer, model.config, max_length), name=name)
-    logits = predict_logits(model, encoded, task.collator(tokenizer))
-    return task.evaluate(logits, encoded["labels"])
+    limit = resolve_max_length(tokenizer, model.config, max_length)
+    return task.score(model, tokenizer, rows, limit, name=name)
 
 
 def _metrics(
@@ -266,6 +268,7 @@ def _metrics(
     return {
         "schema_version": METRICS_SCHEMA,
         "task": setup.task.kind,
+        "headline": setup.task.headline_metric,
         "strategy": recipe.strategy.kind,
         "model": recipe.model.name,
         "domains": {role: {"name": domains[role].name, **splits} for role, splits in scores.items()},
@@ -286,14 +289,14 @@ def _metrics(
 
 def _write(setup: Setup, trained: Trained, result: RunResult) -> None:
     """Write the model and what describes it; ``metrics.json`` last, as the mark of a finished run."""
-    from nlp_transfer.models.classifier import save_classifier
     from nlp_transfer.training.card import model_card
 
     recipe, folder, source = setup.recipe, setup.folder, setup.pretrained
 
     def save(path: Path) -> None:
-        save_classifier(trained.model, path)
+        setup.task.save_model(trained.model, path)
         setup.tokenizer.save_pretrained(path)
+        write_json(path / TASK_FILE, {"task": setup.task.kind, **setup.task.describe()})
 
     folder.save_model(save)
     fingerprints = {role: data.fingerprints for role, data in setup.domains.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
@@ -14,6 +17,7 @@ from nlp_transfer.training.resume import keep_phase, last_checkpoint, stopped_ea
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
+    from transformers import TrainingArguments
 
     from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
@@ -26,8 +30,15 @@ class TransferTrainer(Trainer):
     Everything else, from resume to FSDP and trackers, is the Trainer's own.
     """
 
-    def __init__(self, *args: Any, task: Task, strategy: Strategy, **kwargs: Any) -> None:
-        self.task, self.strategy = task, strategy
+    def __init__(
+        self,
+        *args: Any,
+        task: Task,
+        strategy: Strategy,
+        figures: Callable[[], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.task, self.strategy, self.figures = task, strategy, figures
         kwargs["compute_loss_func"] = self._task_loss
         super().__init__(*args, **kwargs)
 
@@ -35,6 +46,22 @@ class TransferTrainer(Trainer):
         self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         return self.task.loss(outputs["logits"], labels, num_items=num_items_in_batch)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The Trainer's loop over logits, or the task's own figures where it has some."""
+        if self.figures is None:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        found = {f"{metric_key_prefix}_{name}": value for name, value in self.figures().items()}
+        return EvalLoopOutput([], None, found, len(self.eval_dataset))  # type: ignore[arg-type]
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """Split the Trainer's parameter groups by the strategy's learning-rate scales."""
@@ -80,10 +107,11 @@ def fit_phase(model: nn.Module, setup: Setup, phase: Phase, *, keep: bool) -> di
     record = {
         "phase": phase.name,
         "rows": len(phase.rows),
+        **setup.task.batch_figures(trainer.train_dataset),
         "steps": outcome.global_step,
         "resumed_at": None if checkpoint is None else int(checkpoint.rpartition("-")[2]),
         "seconds": round(outcome.metrics["train_runtime"], 3),
-        "samples_per_second": outcome.metrics["train_samples_per_second"],
+        "samples_per_second": _speed(outcome.metrics, len(phase.rows), trainer.train_dataset),
         "training_loss": outcome.training_loss,
         "bf16": trainer.args.bf16,
         "best_metric": state.best_metric,
@@ -96,6 +124,11 @@ def fit_phase(model: nn.Module, setup: Setup, phase: Phase, *, keep: bool) -> di
     return record
 
 
+def _speed(figures: dict[str, float], rows: int, batches: Any) -> float:
+    """Rows a second; the Trainer counts what it draws, which may be whole batches."""
+    return round(figures["train_samples_per_second"] * rows / len(batches), 3)
+
+
 def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrainer, str | None]:
     """The Trainer of a phase, and the checkpoint that it resumes from."""
     recipe, task, strategy = setup.recipe, setup.task, setup.strategy
@@ -105,6 +138,8 @@ def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrai
     checkpoint = last_checkpoint(folder) if setup.resume else None
     if checkpoint is not None:
         arguments.max_steps = stopped_early(checkpoint) or arguments.max_steps
+    rows = task.training_rows(phase.rows, recipe.training, recipe.seed)
+    figures = _figures(model, setup, phase, arguments)
     callbacks = [*strategy.callbacks(), LengthGroupedOrder()]
     if recipe.early_stopping is not None and arguments.eval_strategy != "no":
         stopping = recipe.early_stopping
@@ -112,11 +147,12 @@ def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrai
     trainer = TransferTrainer(
         model=model,
         args=arguments,
-        data_collator=task.collator(setup.tokenizer),
-        train_dataset=phase.rows,
+        data_collator=phase.collate,
+        train_dataset=rows,
         eval_dataset=phase.validation,
         processing_class=setup.tokenizer,
-        compute_metrics=task.compute_metrics if evaluates else None,
+        compute_metrics=task.compute_metrics if evaluates and figures is None else None,
+        figures=figures,
         callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks],
         task=task,
         strategy=strategy,
@@ -124,6 +160,25 @@ def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrai
     for printing in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(printing)
     return trainer, None if checkpoint is None else str(checkpoint)
+
+
+def _figures(
+    model: nn.Module, setup: Setup, phase: Phase, arguments: TrainingArguments
+) -> Callable[[], dict[str, float]] | None:
+    """What the task finds out at each evaluation without the Trainer's loop; None where that loop will do."""
+    if phase.held_out is None or not setup.task.evaluates_itself:
+        return None
+    generate = arguments.metric_for_best_model not in ("loss", "eval_loss")
+    return functools.partial(
+        setup.task.validation_figures,
+        model,
+        setup.tokenizer,
+        phase.held_out,
+        phase.validation,
+        phase.collate,
+        seed=setup.recipe.seed,
+        generate=generate,
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import notice, warn
 from nlp_transfer.models.load import resolve_max_length
@@ -38,24 +39,38 @@ def fine_tune(setup: Setup) -> Trained:
     max_length = resolve_max_length(setup.tokenizer, model.config, recipe.model.max_length)
     prepared = setup.strategy.prepare(model)
     plan = plan_phases(recipe, setup.domains)
-    for name, _, validation in plan:
+    for name, _, validation, *_ in plan:
         folder = setup.folder.checkpoints(name)
         training_arguments(recipe, task, setup.strategy, folder, evaluates=validation is not None)
     setup.folder.start(recipe.dump())
+    collate, prepare = _batching(setup, prepared)
     records = []
-    for number, (name, rows, validation) in enumerate(plan, 1):
+    for number, (name, rows, validation, *_) in enumerate(plan, 1):
         record = finished_phase(setup.folder.checkpoints(name)) if setup.resume else None
         if record is not None:
-            load_phase(prepared, setup.folder.checkpoints(name))
+            load_phase(prepared, setup.folder.checkpoints(name), task)
             notice(f"train on {name}: finished before the run was interrupted, taken over")
         else:
-            train = _encode(setup, rows, max_length, f"{name} training")
-            held_out = validation and _encode(setup, validation, max_length, f"{name} validation")
-            phase = Phase(name, train, held_out)
+            train = prepare(_encode(setup, rows, max_length, f"{name} training"))
+            held_out = validation and prepare(_encode(setup, validation, max_length, f"{name} validation"))
+            phase = Phase(name, train, held_out, validation, collate)
             record = fit_phase(prepared, setup, phase, keep=number < len(plan))
         records.append(record)
     trainable, total = count_parameters(prepared.parameters())
     return Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
+
+
+def _batching(
+    setup: Setup, model: Any
+) -> tuple[Callable[[list[Any]], dict[str, Any]], Callable[[Dataset], Dataset]]:
+    """How rows become batches, and what encoded rows need before: with a frozen encoder, its outputs."""
+    if not setup.strategy.extracts:
+        return setup.task.collator(setup.tokenizer, model), lambda rows: rows
+    from nlp_transfer.models.encoder_states import EncoderStates
+    from nlp_transfer.tasks.pairs import PairCollator
+
+    states = EncoderStates(model)
+    return PairCollator(setup.tokenizer, model, states), states.add
 
 
 def _encode(setup: Setup, rows: Dataset, max_length: int, name: str) -> Dataset:

@@ -1,0 +1,122 @@
+"""Batches of sentence pairs: by tokens, padded on both sides, with cached encoder states or without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from nlp_transfer.models.encoder_states import EncoderStates
+
+
+class TokenBatches(TorchDataset):
+    """Batches of pairs of like length whose padded size stays within a budget; one batch is one row.
+
+    Rows are sorted by length, ties in an order drawn by the seed, and cut into batches once. The order of the
+    batches is the Trainer's, which shuffles, splits over processes, accumulates and resumes as with any other
+    rows.
+
+    Args:
+        rows: encoded, with ``input_ids``, ``labels`` and ``length``.
+        budget: padded tokens of source and target in a batch; a longer pair is a batch of its own.
+        seed: of the order of near ties.
+    """
+
+    def __init__(self, rows: Dataset, budget: int, seed: int) -> None:
+        self.rows = rows
+        target = np.asarray([len(ids) for ids in rows["labels"]])
+        source = np.asarray(rows["length"]) - target
+        longer = np.maximum(source, target)
+        order = np.lexsort((np.random.default_rng(seed).random(len(longer)), source + target, longer))
+        self.batches, filled = _cut(order, source, target, budget)
+        self.padding_waste = 1.0 - float(source.sum() + target.sum()) / filled
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        chunk = self.rows[self.batches[index].tolist()]
+        return [dict(zip(chunk, values, strict=True)) for values in zip(*chunk.values(), strict=True)]
+
+
+def _cut(
+    order: np.ndarray, source: np.ndarray, target: np.ndarray, budget: int
+) -> tuple[list[np.ndarray], float]:
+    """Index arrays of the batches, and the padded tokens of all of them."""
+    batches, start, filled = [], 0, 0.0
+    widest, longest = 0, 0
+    for end, row in enumerate(order):
+        wide, long = max(widest, int(source[row])), max(longest, int(target[row]))
+        if end > start and (end - start + 1) * (wide + long) > budget:
+            batches.append(order[start:end])
+            filled += (end - start) * (widest + longest)
+            start, wide, long = end, int(source[row]), int(target[row])
+        widest, longest = wide, long
+    batches.append(order[start:])
+    filled += (len(order) - start) * (widest + longest)
+    return batches, filled
+
+
+class PairCollator:
+    """Pad encoded pairs to the longest in the batch.
+
+    Takes rows, or one batch of ``TokenBatches`` as its single row. With ``states`` the encoder's outputs are
+    read from there and ``input_ids`` stay behind.
+
+    Args:
+        tokenizer: pads the source side.
+        model: makes ``decoder_input_ids`` from the labels; None leaves them out.
+        states: cached encoder outputs of rows with the column ``state``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: Any = None,
+        states: EncoderStates | None = None,
+    ) -> None:
+        while model is not None and not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            model = model.get_base_model() if hasattr(model, "get_base_model") else model.module
+        self.tokenizer, self.model, self.states = tokenizer, model, states
+        self.multiple = 8 if torch.cuda.is_available() else 1
+
+    def __call__(self, rows: list[Any]) -> dict[str, Any]:
+        """Return one batch of tensors."""
+        if rows and isinstance(rows[0], list):
+            rows = [row for batch in rows for row in batch]
+        batch: dict[str, Any] = self._source(rows)
+        if "labels" in rows[0]:
+            labels = _padded([row["labels"] for row in rows], -100, self.multiple)
+            batch["labels"] = labels
+            if self.model is not None:
+                batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        if "weight" in rows[0]:
+            batch["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
+        return batch
+
+    def _source(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.states is not None and "state" in rows[0]:
+            from transformers.modeling_outputs import BaseModelOutput
+
+            states, mask = self.states.batch([row["state"] for row in rows])
+            return {"encoder_outputs": BaseModelOutput(last_hidden_state=states), "attention_mask": mask}
+        ids = _padded([row["input_ids"] for row in rows], self.tokenizer.pad_token_id, self.multiple)
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+def _padded(sequences: list[list[int]], value: int, multiple: int) -> Tensor:
+    width = max(len(ids) for ids in sequences)
+    width = -(-width // multiple) * multiple
+    padded = torch.full((len(sequences), width), value, dtype=torch.long)
+    for row, ids in enumerate(sequences):
+        padded[row, : len(ids)] = torch.as_tensor(ids)
+    return padded

@@ -1,0 +1,354 @@
+"""Translation: pairs of sentences learned by teacher forcing, scored on what the model writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from nlp_transfer.errors import DataError, ModelError
+from nlp_transfer.models.languages import Languages
+from nlp_transfer.options import Options
+from nlp_transfer.tasks.base import BestMetric, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+IGNORED_LABEL = -100
+"""Padding of the labels: adds nothing to the loss, and is not counted."""
+_LANGUAGE = Field(min_length=2, max_length=12)
+
+
+class TranslationOptions(Options):
+    """Translate from one language into another."""
+
+    kind: Literal["translation"] = "translation"
+    source_lang: str = _LANGUAGE
+    """Language to translate from: its key in the data (``{"translation": {"de": ..., "en": ...}}``)."""
+    target_lang: str = _LANGUAGE
+    """Language to translate into."""
+    source_code: str | None = None
+    """What a multilingual model calls the source language, such as ``de_DE`` or ``deu_Latn``. Default: found
+    from ``source_lang`` where that leaves no doubt."""
+    target_code: str | None = None
+    """What a multilingual model calls the target language."""
+    prefix: str | None = None
+    """Written before each text. Default: what T5 was trained with; nothing for other models."""
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """Share of each target token that is spread evenly over the vocabulary."""
+    batch_tokens: int = Field(default=4096, ge=32)
+    """Padded tokens (source and target) of a training batch on each device. Not used where the recipe sets
+    ``training.per_device_train_batch_size``, which counts sentences."""
+    num_beams: int = Field(default=4, ge=1)
+    """Beams of the final evaluation and of predict; 1 is greedy search."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest translation. Default: twice the tokens of the source plus 16."""
+    eval_num_beams: int = Field(default=1, ge=1)
+    """Beams of the evaluations during training."""
+    eval_max_samples: int = Field(default=500, ge=1)
+    """Validation sentences translated at each evaluation during training, drawn by seed. The validation loss
+    is over all of them."""
+
+    @model_validator(mode="after")
+    def _two_languages(self) -> TranslationOptions:
+        if self.source_lang == self.target_lang:
+            raise ValueError(f"source_lang and target_lang are both {self.source_lang!r}: name two languages")
+        return self
+
+
+class TranslationTask(Task[TranslationOptions]):
+    """Translation with an encoder-decoder.
+
+    Args:
+        options: what the recipe says.
+        languages: with the model's codes, once settled.
+        prefix: written before each text, once settled.
+    """
+
+    summary = "translation with an encoder-decoder (label-smoothed cross-entropy)"
+    kind: ClassVar[str] = "translation"
+    objective = "translation"
+    best_metric = BestMetric("chrf", True)
+    metric_names = ("chrf", "bleu")
+
+    def __init__(
+        self,
+        options: TranslationOptions,
+        *,
+        languages: Languages | None = None,
+        prefix: str = "",
+    ) -> None:
+        super().__init__(options)
+        self.prefix = prefix
+        self.languages = languages or Languages(
+            options.source_lang, options.target_lang, options.source_code, options.target_code
+        )
+
+    def bind(self, train: Mapping[str, Dataset]) -> TranslationTask:
+        """Nothing to settle: the references are the labels."""
+        return self
+
+    def settle(self, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> TranslationTask:
+        """Find the model's language codes and prefix, and set the tokenizer to them.
+
+        Raises:
+            ModelError: not an encoder-decoder, or a language that the model does not know.
+        """
+        from nlp_transfer.models import languages as codes
+
+        languages = codes.settle_languages(tokenizer, self.languages)
+        codes.use_languages(tokenizer, _Ignored(), languages)
+        prefix = self.options.prefix
+        if prefix is None:
+            prefix = codes.default_prefix(config, languages)
+        return TranslationTask(self.options, languages=languages, prefix=prefix)
+
+    @classmethod
+    def from_model(cls, config: PretrainedConfig, saved: Mapping[str, Any]) -> TranslationTask:
+        """Restore the task from ``nlp_transfer.json`` beside a model.
+
+        Raises:
+            ModelError: a model of another origin, whose languages are not written down.
+        """
+        try:
+            options = TranslationOptions.model_validate(saved["options"])
+            return cls(options, languages=Languages(*saved["languages"]), prefix=saved["prefix"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                "this translation model does not say which languages it translates",
+                expected="nlp_transfer.json beside the model, as a run writes it",
+                found="none that can be read",
+                fix="train it first (a run of zero epochs will do): nlp-transfer train RECIPE",
+            ) from error
+
+    def describe(self) -> dict[str, Any]:
+        """What ``from_model`` needs."""
+        return {
+            "options": self.options.model_dump(),
+            "languages": list(self.languages),
+            "prefix": self.prefix,
+        }
+
+    def build_model(self, source: Any, model_options: Any, *, quantization: Any = None) -> PreTrainedModel:
+        """Load the encoder-decoder, set to write the target language.
+
+        Raises:
+            ModelError: from loading, or a language that the model does not know.
+        """
+        from nlp_transfer.models.seq2seq import load_seq2seq
+
+        return self.tell(load_seq2seq(source, model_options, quantization=quantization), source)
+
+    def tell(self, model: Any, source: Any) -> Any:
+        """Set a model's generation to the target language."""
+        from nlp_transfer.models.languages import use_languages
+        from nlp_transfer.models.load import ModelOptions, load_tokenizer
+
+        if self.languages.target_code is not None:
+            tokenizer = load_tokenizer(source, ModelOptions(name=source.name))
+            use_languages(tokenizer, model.generation_config, self.languages)
+        return model
+
+    @staticmethod
+    def load_trained(source: Any, model_options: Any) -> PreTrainedModel:
+        """Load what a run saved; an adapter is merged."""
+        from nlp_transfer.models.seq2seq import load_seq2seq
+
+        return load_seq2seq(source, model_options)
+
+    @staticmethod
+    def save_model(model: Any, folder: Any) -> None:
+        """Save a model or an adapter so that plain transformers (or peft) loads it."""
+        from nlp_transfer.models.seq2seq import save_seq2seq
+
+        save_seq2seq(model, folder)
+
+    def encode(
+        self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, *, name: str = "data"
+    ) -> Dataset:
+        """Tokenise ``text`` (with the prefix) and ``translation``; ``length`` counts both sides' tokens.
+
+        Raises:
+            DataError: no rows.
+        """
+        if not len(dataset):
+            raise DataError(
+                f"{name}: there is nothing to encode",
+                expected="at least one row",
+                found="no rows",
+                fix="check the data file and its filters",
+            )
+        tokenise = _Tokenise(tokenizer, max_length, self.prefix)
+        return dataset.map(tokenise, batched=True, remove_columns=dataset.column_names, desc="Tokenising")
+
+    def collator(
+        self, tokenizer: PreTrainedTokenizerBase, model: Any = None
+    ) -> Callable[[list[dict[str, Any]]], dict[str, Tensor]]:
+        """Pads both sides; adds ``decoder_input_ids`` where the model is given."""
+        from nlp_transfer.tasks.pairs import PairCollator
+
+        return PairCollator(tokenizer, model)
+
+    def check_labels(self, dataset: Dataset, *, name: str = "data") -> None:
+        """References are texts: the reading has checked them."""
+
+    def loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        weights: Tensor | None = None,
+        num_items: Tensor | int | None = None,
+    ) -> Tensor:
+        """Label-smoothed cross-entropy over target tokens; pads add nothing and are not counted.
+
+        Args:
+            logits: shape [n, T, V].
+            labels: shape [n, T]; -100 at pads.
+            weights: shape [n], one per row, with a mean of one over the training data.
+            num_items: target tokens in the whole accumulation window, over all processes; default: of this
+                batch.
+
+        Returns:
+            A scalar, float32: with equal ``num_items``, micro-batches add up to the loss of the whole.
+        """
+        import torch
+        from torch.nn import functional
+
+        values = functional.cross_entropy(
+            logits.float().flatten(0, 1),
+            labels.flatten(),
+            ignore_index=IGNORED_LABEL,
+            reduction="none" if weights is not None else "sum",
+            label_smoothing=self.options.label_smoothing,
+        )
+        if weights is not None:
+            values = (values.view(labels.shape).sum(1) * weights.float()).sum()
+        if num_items is None:
+            num_items = labels.ne(IGNORED_LABEL).sum().clamp(min=1)
+        elif isinstance(num_items, torch.Tensor):
+            num_items = num_items.to(values.device).float().mean()
+        return values / num_items
+
+    def trainer_defaults(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Batches by tokens are rows of their own: one a step, in random order."""
+        values: dict[str, Any] = {"per_device_eval_batch_size": 16}
+        if "per_device_train_batch_size" not in training:
+            values |= {"per_device_train_batch_size": 1, "train_sampling_strategy": "random"}
+        return values
+
+    def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
+        """The encoded rows as batches by tokens, unless the recipe counts sentences."""
+        if "per_device_train_batch_size" in training:
+            return encoded
+        from nlp_transfer.tasks.pairs import TokenBatches
+
+        return TokenBatches(encoded, self.options.batch_tokens, seed)
+
+    evaluates_itself = True
+
+    def validation_figures(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        encoded: Dataset,
+        collate: Callable[[list[Any]], dict[str, Any]],
+        *,
+        seed: int,
+        generate: bool,
+    ) -> dict[str, float]:
+        """Loss per target token (not smoothed); chrF and BLEU of translations of a sample of the rows."""
+        from sacrebleu.metrics import BLEU, CHRF
+
+        from nlp_transfer.models.load import resolve_max_length
+        from nlp_transfer.models.seq2seq import target_losses
+
+        losses, tokens = target_losses(model, encoded, collate)
+        figures = {"loss": float(losses.sum() / tokens.sum())}
+        if not generate:
+            return figures
+        max_length = resolve_max_length(tokenizer, model.config, None)
+        limit = self.options.eval_max_samples
+        rows = rows.shuffle(seed=seed).select(range(limit)) if len(rows) > limit else rows
+        beams = self.options.eval_num_beams
+        texts = self._translate(model, tokenizer, rows["text"][:], max_length, beams)
+        references = [rows["translation"][:]]
+        figures["chrf"] = CHRF().corpus_score(texts, references).score
+        figures["bleu"] = BLEU().corpus_score(texts, references).score
+        return figures
+
+    def batch_figures(self, rows: Any) -> dict[str, float]:
+        """Share of padding in the batches by tokens."""
+        waste = getattr(rows, "padding_waste", None)
+        return {} if waste is None else {"padding_waste": round(waste, 4)}
+
+    def score(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> dict[str, Any]:
+        """BLEU, chrF and TER of beam-search translations, and the loss of the references, with intervals."""
+        from nlp_transfer.models.seq2seq import target_losses
+        from nlp_transfer.tasks.translation_metrics import loss_figure, translation_report
+
+        found = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
+        report = translation_report(found, rows["translation"][:])
+        encoded = self.encode(rows, tokenizer, max_length, name=name)
+        report["loss"] = loss_figure(*target_losses(model, encoded, self.collator(tokenizer, model)))
+        return report
+
+    def predict(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+    ) -> list[dict[str, Any]]:
+        """``{"translation"}`` for each text."""
+        found = self._translate(model, tokenizer, list(texts), max_length, self.options.num_beams)
+        return [{"translation": text} for text in found]
+
+    def _translate(
+        self, model: Any, tokenizer: Any, texts: list[str], max_length: int, beams: int
+    ) -> list[str]:
+        from nlp_transfer.models.seq2seq import translate
+
+        return translate(
+            model,
+            tokenizer,
+            texts,
+            prefix=self.prefix,
+            max_length=max_length,
+            max_new_tokens=self.options.max_new_tokens,
+            num_beams=beams,
+        )
+
+
+class _Tokenise:
+    """A batch of rows to token ids; an object, so that ``datasets`` can fingerprint it."""
+
+    def __init__(self, tokenizer: Any, max_length: int, prefix: str) -> None:
+        self.tokenizer, self.max_length, self.prefix = tokenizer, max_length, prefix
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
+        texts = [self.prefix + text for text in batch["text"]]
+        columns = {"input_ids": self.tokenizer(texts, **limit)["input_ids"]}
+        sides = [columns["input_ids"]]
+        if "translation" in batch:
+            columns["labels"] = self.tokenizer(text_target=batch["translation"], **limit)["input_ids"]
+            sides.append(columns["labels"])
+        rows = list(zip(*sides, strict=True))
+        columns["length"] = [sum(len(ids) for ids in row) for row in rows]
+        columns["truncated"] = [any(len(ids) >= self.max_length for ids in row) for row in rows]
+        if "weight" in batch:
+            columns["weight"] = batch["weight"]
+        return columns
+
+
+class _Ignored:
+    """Takes settings that are for a model that is not loaded yet."""
