@@ -204,10 +204,12 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _anchored(files: str | list[str], base: Path) -> str | list[str]:
+def _anchored(files: Any, base: Path) -> Any:
     """Make paths absolute that are found beside the recipe but not from the working folder."""
     if isinstance(files, list):
-        return [str(_anchored(file, base)) for file in files]
+        return [_anchored(file, base) for file in files]
+    if isinstance(files, dict):
+        return {side: _anchored(file, base) for side, file in files.items()}
     return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
 
 

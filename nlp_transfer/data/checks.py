@@ -32,7 +32,8 @@ class Finding:
         level: ``warning`` for what can spoil a result, ``info`` for what is good to know.
         code: what it is: ``duplicates``, ``conflicting-labels``, ``leakage``, ``empty-text``,
             ``dropped-label``, ``imbalance``, ``one-class``, ``unseen-label``, ``cross-leakage``,
-            ``cross-labels``, ``no-labels`` or ``sample``.
+            ``cross-labels``, ``no-labels`` or ``sample``; of pairs also ``identical-pair``,
+            ``length-ratio`` and ``translation-leakage``.
         count: number of rows (texts, classes) concerned.
         total: number of rows (texts, classes) that were looked at.
         message: one sentence with both.
@@ -45,7 +46,7 @@ class Finding:
     message: str
 
 
-def text_hashes(dataset: Dataset) -> np.ndarray:
+def text_hashes(dataset: Dataset, column: str = "text") -> np.ndarray:
     """Return a 64-bit hash (n,) of each text, equal for texts that differ only in case and white space.
 
     Cost: about 2 s and 8 MB per million rows. Any two different texts among ten million collide with a
@@ -54,10 +55,10 @@ def text_hashes(dataset: Dataset) -> np.ndarray:
     import numpy as np
 
     out, start = np.empty(len(dataset), dtype=np.uint64), 0
-    for table in dataset.select_columns(["text"]).with_format("arrow").iter(_BATCH):
+    for table in dataset.select_columns([column]).with_format("arrow").iter(_BATCH):
         digests = (
             hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest()
-            for text in table["text"].to_pylist()
+            for text in table[column].to_pylist()
         )
         batch = np.frombuffer(b"".join(digests), dtype="<u8")
         out[start : start + len(batch)] = batch
@@ -96,11 +97,11 @@ def label_counts(dataset: Dataset) -> dict[str, int]:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return the SHA-256 of texts and labels in their order; the same content gives the same in any format.
+    """Return the SHA-256 of texts and labels (or translations) in their order, whatever the format.
 
     Cost: about 0.2 s per million rows.
     """
-    columns = [name for name in ("text", "label") if name in dataset.column_names]
+    columns = [name for name in ("text", "label", "translation") if name in dataset.column_names]
     digests = {name: (hashlib.sha256(), hashlib.sha256()) for name in columns}
     for table in dataset.select_columns(columns).with_format("arrow").iter(_BATCH):
         for name, (lengths, content) in digests.items():
@@ -125,9 +126,18 @@ def check(domain: DomainData) -> list[Finding]:
     for split in domain.splits:
         findings += _duplicates(domain, split)
     for held, reference in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        findings += _overlap(domain.hashes, held, domain.hashes, reference)
+        if held in domain.hashes and reference in domain.hashes:
+            findings += _overlap(domain, held, reference)
     findings += _classes(domain.label_counts)
     return findings
+
+
+def pair_hashes(texts: np.ndarray, translations: np.ndarray) -> np.ndarray:
+    """Return one 64-bit hash (n,) of each pair of hashes."""
+    import numpy as np
+
+    mixed = (texts ^ np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xD6E8FEB86659FD93)
+    return (mixed ^ (mixed >> np.uint64(32))) + translations
 
 
 def cross_check(source: DomainData, target: DomainData) -> list[Finding]:
@@ -164,13 +174,16 @@ def sample_finding(dataset: str, rows: int) -> Finding:
 def _duplicates(domain: DomainData, split: str) -> list[Finding]:
     import numpy as np
 
-    hashes, total = domain.hashes[split], len(domain.hashes[split])
+    hashes, noun = domain.hashes[split], "texts"
+    if split in domain.translation_hashes:
+        hashes, noun = pair_hashes(hashes, domain.translation_hashes[split]), "pairs"
+    total = len(hashes)
     order = np.argsort(hashes, kind="stable")
     new = np.flatnonzero(np.diff(hashes[order], prepend=hashes[order[:1]] + np.uint64(1)))
     count = total - len(new)
     if not count:
         return []
-    message = f"{split}: {count:,} of {total:,} texts repeat an earlier one (up to case and white space)"
+    message = f"{split}: {count:,} of {total:,} {noun} repeat an earlier one (up to case and white space)"
     level: Literal["warning", "info"] = "warning" if count >= MANY_DUPLICATES * total else "info"
     findings = [Finding(level, "duplicates", count, total, message)]
     labels = label_values(domain.splits[split], list(domain.label_counts.get(split, {})))[order]
@@ -181,18 +194,26 @@ def _duplicates(domain: DomainData, split: str) -> list[Finding]:
     return findings
 
 
-def _overlap(
-    held_hashes: Mapping[str, np.ndarray], held: str, other_hashes: Mapping[str, np.ndarray], reference: str
-) -> list[Finding]:
-    if held not in held_hashes or reference not in other_hashes:
-        return []
-    count, total = _shared(held_hashes[held], other_hashes[reference]), len(held_hashes[held])
-    if not count:
-        return []
-    message = (
-        f"{held}: {count:,} of {total:,} texts are in the {reference} split too (up to case and white space)"
-    )
-    return [Finding("warning", "leakage", count, total, message)]
+def _overlap(domain: DomainData, held: str, reference: str) -> list[Finding]:
+    """Rows of ``held`` that are in ``reference`` too; of pairs also those whose translation is."""
+    texts, known = domain.hashes[held], domain.hashes[reference]
+    count, total = _shared(texts, known), len(texts)
+    pairs = held in domain.translation_hashes and reference in domain.translation_hashes
+    place = f"in the {reference} split too (up to case and white space)"
+    findings = []
+    if count:
+        message = f"{held}: {count:,} of {total:,} texts are {place}"
+        if pairs:
+            ours, theirs = domain.translation_hashes[held], domain.translation_hashes[reference]
+            both = _shared(pair_hashes(texts, ours), pair_hashes(known, theirs))
+            message += f", {both:,} of them with the same translation"
+        findings.append(Finding("warning", "leakage", count, total, message))
+    if pairs:
+        more = _shared(domain.translation_hashes[held], domain.translation_hashes[reference])
+        if more > count:
+            message = f"{held}: {more:,} of {total:,} translations are {place}"
+            findings.append(Finding("info", "translation-leakage", more, total, message))
+    return findings
 
 
 def _shared(values: np.ndarray, reference: np.ndarray) -> int:

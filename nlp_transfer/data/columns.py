@@ -49,8 +49,14 @@ _SHOWN = 3
 _SHOWN_LABELS = 10
 
 
-def wanted_columns(options: DomainOptions, objective: str) -> list[str]:
+def wanted_columns(
+    options: DomainOptions, objective: str, languages: tuple[str, str] | None = None
+) -> list[str]:
     """Return the columns that a domain may use: those named, else the names that are looked for."""
+    if objective == "translation" or languages is not None:
+        from nlp_transfer.data.pairs import wanted_pair_columns
+
+        return wanted_pair_columns(options, languages) + [*TEXT_COLUMNS] * (objective == "none")
     text = [options.text_column] if options.text_column else list(TEXT_COLUMNS)
     if objective == "none":
         return text
@@ -110,7 +116,13 @@ def find_column(
 
 
 def normalise(
-    dataset: Dataset, options: DomainOptions, *, objective: str, where: str, split: str = "data"
+    dataset: Dataset,
+    options: DomainOptions,
+    *,
+    objective: str,
+    where: str,
+    split: str = "data",
+    languages: tuple[str, str] | None = None,
 ) -> tuple[Dataset, list[Finding]]:
     """Return a memory-mapped table with exactly ``text`` and ``label``, and what was dropped on the way.
 
@@ -120,11 +132,13 @@ def normalise(
     * ``classification``: the class name in one spelling (see :mod:`nlp_transfer.data.labels`), after
       ``label_map``; integer columns with class names give the names;
     * ``regression``: a finite number (float64), after ``label_map``;
-    * ``none``: there is no such column.
+    * ``none``: there is no such column;
+    * ``translation``: there is ``translation`` in its place, see :mod:`nlp_transfer.data.pairs`.
 
     Args:
         where: file or data set for messages.
         split: split for the findings.
+        languages: codes of source and target language, to find the columns of parallel text by.
 
     Raises:
         DataError: for missing columns, texts that are not text, missing labels, labels outside ``label_map``,
@@ -132,6 +146,14 @@ def normalise(
 
     Cost: about 0.5 s per million rows; memory does not grow with the table.
     """
+    if objective == "translation":
+        from nlp_transfer.data.pairs import normalise_pairs
+
+        return normalise_pairs(dataset, options, languages, where=where, split=split)
+    if languages is not None:
+        from nlp_transfer.data.pairs import source_texts
+
+        dataset, options = source_texts(dataset, options, languages, where=where)
     text = find_column(dataset.column_names, options.text_column, TEXT_COLUMNS, kind="text", where=where)
     label = None
     if objective != "none":
@@ -214,12 +236,12 @@ class _Normaliser:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        texts = _flat(table[self.text]).cast(pa.string())
+        texts = flat(table[self.text]).cast(pa.string())
         full = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False)
         self.empty += len(texts) - full.true_count
         if self.label is None:
             return pa.table({"text": texts.filter(full)})
-        fates, labels = self._labels(_flat(table[self.label]), full.to_numpy(zero_copy_only=False))
+        fates, labels = self._labels(flat(table[self.label]), full.to_numpy(zero_copy_only=False))
         good = pa.array(fates == Fate.KEEP)
         return pa.table({"text": texts.filter(good), "label": labels.filter(good)})
 
@@ -297,7 +319,7 @@ class _Normaliser:
         return "a label that is not a finite number", "a number (this task predicts a number)", fix
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
+def flat(column: pa.ChunkedArray) -> pa.Array:
     """One array of plain values, without chunks and without a dictionary."""
     import pyarrow as pa
 

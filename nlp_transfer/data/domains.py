@@ -15,11 +15,18 @@ from nlp_transfer.data.checks import (
     fingerprint,
     label_counts,
     label_values,
+    pair_hashes,
     sample_finding,
     text_hashes,
 )
 from nlp_transfer.data.labels import natural_order
-from nlp_transfer.data.options import SAMPLE_PREFIX, SPLITS, DomainOptions, available_samples
+from nlp_transfer.data.options import (
+    SAMPLE_PREFIX,
+    SPLITS,
+    DomainOptions,
+    ParallelFiles,
+    available_samples,
+)
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ __all__ = [
     "load_domain",
 ]
 
-Objective = Literal["classification", "regression", "none"]
+Objective = Literal["classification", "regression", "translation", "none"]
 _ALIASES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -48,17 +55,19 @@ _ALIASES = {
 
 @dataclass(frozen=True, eq=False)
 class DomainData:
-    """The splits of one domain, as memory-mapped tables with the columns ``text`` and ``label``.
+    """The splits of one domain, as memory-mapped tables with the columns ``text`` and ``label``
+    (``translation`` for parallel text, where ``text`` is the side to translate).
 
     Attributes:
         name: name in reports.
         role: ``source`` or ``target``.
-        objective: what ``label`` is: a class name, a number, or not there.
+        objective: what ``label`` is: a class name, a number, or not there (parallel text, or texts alone).
         train, validation, test: labelled rows, or None where there is no such split.
         unlabeled: texts only, or None.
-        fingerprints: split to SHA-256 of its texts and labels in their order.
-        label_counts: split to class to number of rows; empty for a regression.
+        fingerprints: split to SHA-256 of its texts and labels (or translations) in their order.
+        label_counts: split to class to number of rows; empty where there are no classes.
         hashes: split to a 64-bit hash of each text (up to case and white space), 8 bytes a row.
+        translation_hashes: the same of each translation; empty where there are none.
         checks: what was found on the way; see :class:`~nlp_transfer.data.checks.Finding`.
     """
 
@@ -72,6 +81,7 @@ class DomainData:
     fingerprints: dict[str, str]
     label_counts: dict[str, dict[str, int]] = field(default_factory=dict)
     hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    translation_hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     checks: list[Finding] = field(default_factory=list)
 
     @property
@@ -93,19 +103,22 @@ def load_domain(
     seed: int,
     base: Path | None = None,
     need: Collection[str] | None = None,
+    languages: tuple[str, str] | None = None,
 ) -> DomainData:
     """Read a domain: every split that the options name, and every split in ``need``.
 
-    Order: read, clean and map labels, split validation and test off train, sample ``max_samples``, check.
+    Order: read, clean and map labels (or filter pairs), split validation and test off train, sample
+    ``max_samples``, check.
 
     Args:
         options: what the recipe says under ``source`` or ``target``.
         role: which of the two; for messages.
-        objective: how to read labels; ``none`` reads texts only.
+        objective: how to read labels; ``none`` reads texts only, ``translation`` reads parallel text.
         seed: decides splits and samples; the same rows for the same content and seed.
         base: folder of the recipe, tried after the working folder for relative paths.
         need: splits that must be there; ``validation`` among them is split off ``train`` if it is not given.
             Default: no split must be there; ``validation`` is split off unless ``objective`` is ``none``.
+        languages: codes of the source and the target language of parallel text, to find its columns by.
 
     Raises:
         DataError: for anything wrong with files, columns, texts or labels; for a needed split that is not
@@ -114,9 +127,11 @@ def load_domain(
     Cost per million short rows: about 10 s of processor time on the first read, 2 s afterwards; 40 MB.
     """
     name = options.domain_name()
-    tables, findings = _read_splits(options, objective, base)
+    tables, findings = _read_splits(options, objective, base, languages)
     validate = objective != "none" if need is None else "validation" in need
     hashes: dict[str, np.ndarray] = {}
+    if objective == "translation" and options.filters.duplicates == "drop":
+        findings += _drop_repeated_pairs(tables, hashes)
     _split_train(tables, hashes, options, role, seed, validate=validate)
     for split in need or ():
         if split not in tables:
@@ -131,6 +146,7 @@ def load_domain(
             found=repr(next(iter(counts["train"]))),
             fix="check label_column and label_map" + ("; raise max_samples" if options.max_samples else ""),
         )
+    hashes = {split: hashes[split] if split in hashes else _hashes(table) for split, table in tables.items()}
     domain = DomainData(
         name=name,
         role=role,
@@ -138,7 +154,10 @@ def load_domain(
         **{split: tables.get(split) for split in SPLITS},  # type: ignore[arg-type]
         fingerprints={split: fingerprint(table) for split, table in tables.items()},
         label_counts={split: count for split, count in counts.items() if count},
-        hashes={split: hashes[split] if split in hashes else text_hashes(tables[split]) for split in tables},
+        hashes={split: columns[:, 0] for split, columns in hashes.items()},
+        translation_hashes={
+            split: columns[:, 1] for split, columns in hashes.items() if columns.shape[1] > 1
+        },
     )
     if options.dataset is not None and options.dataset.startswith(SAMPLE_PREFIX):
         findings.append(sample_finding(options.dataset, sum(domain.sizes.values())))
@@ -157,7 +176,7 @@ def label_names(domains: Iterable[DomainData]) -> list[str]:
 
 
 def _read_splits(
-    options: DomainOptions, objective: Objective, base: Path | None
+    options: DomainOptions, objective: Objective, base: Path | None, languages: tuple[str, str] | None
 ) -> tuple[dict[str, Dataset], list[Finding]]:
     """Read and clean the splits that are named, or that a data set has under the usual names."""
     import datasets
@@ -165,15 +184,17 @@ def _read_splits(
     from nlp_transfer.data.columns import normalise
 
     tables, findings = {}, []
-    for split, named, parts in _raw_splits(options, objective, base):
+    for split, named, parts in _raw_splits(options, objective, base, languages):
         clean = []
         purpose = "none" if split == "unlabeled" else objective
         for where, raw in parts:
-            if not named and purpose != "none" and _all_hidden(raw, options):
+            if not named and purpose in ("classification", "regression") and _all_hidden(raw, options):
                 message = f"{where}: all labels are hidden, so this split is not used"
                 findings.append(Finding("info", "no-labels", len(raw), len(raw), message))
                 continue
-            table, notes = normalise(raw, options, objective=purpose, where=where, split=split)
+            table, notes = normalise(
+                raw, options, objective=purpose, where=where, split=split, languages=languages
+            )
             clean.append(table)
             findings += notes
         if clean:
@@ -182,23 +203,31 @@ def _read_splits(
 
 
 def _raw_splits(
-    options: DomainOptions, objective: Objective, base: Path | None
+    options: DomainOptions, objective: Objective, base: Path | None, languages: tuple[str, str] | None
 ) -> Iterable[tuple[str, bool, list[tuple[str, Dataset]]]]:
     """Yield ``(split, whether the recipe names it, [(place for messages, table)])``."""
     from nlp_transfer.data.columns import wanted_columns
-    from nlp_transfer.data.load import read_dataset, read_table, take_split
+    from nlp_transfer.data.load import read_dataset, read_parallel, read_table, take_split
 
     if options.dataset is None:
         for split in SPLITS:
-            columns = wanted_columns(options, "none" if split == "unlabeled" else objective)
-            parts = [(path, read_table(path, base=base, columns=columns)) for path in options.given(split)]
+            columns = wanted_columns(options, "none" if split == "unlabeled" else objective, languages)
+            parts = [
+                (
+                    str(place),
+                    read_parallel(place.source, place.target, base=base)
+                    if isinstance(place, ParallelFiles)
+                    else read_table(place, base=base, columns=columns),
+                )
+                for place in options.given(split)
+            ]
             if parts:
                 yield split, True, parts
         return
     there = read_dataset(options.dataset, config=options.config, revision=options.revision, base=base)
     anything_named = any(options.given(split) for split in SPLITS)
     for split in SPLITS:
-        specs = options.given(split)
+        specs = [str(spec) for spec in options.given(split)]
         if not specs and not (anything_named and split in ("train", "unlabeled")):
             specs = [name for name in _ALIASES[split] if name in there][:1]
         if split == "test" and options.test_fraction:
@@ -237,9 +266,9 @@ def _split_train(
     from nlp_transfer.data.split import split_off
 
     rest, left = tables["train"], 1.0
-    groups, strata = text_hashes(rest), _strata(rest)
+    groups, strata = hashes["train"] if "train" in hashes else _hashes(rest), _strata(rest)
     for split, share in wanted.items():
-        keep, held = split_off(groups, strata, share / left, _rng(seed, split))
+        keep, held = split_off(groups[:, 0], strata, share / left, _rng(seed, split))
         if not len(held):
             raise DataError(
                 f"{role}.train has too few rows to split {split} off",
@@ -251,6 +280,33 @@ def _split_train(
         hashes[split], groups, strata = groups[held], groups[keep], strata[keep]
         left -= share
     tables["train"], hashes["train"] = rest, groups
+
+
+def _drop_repeated_pairs(tables: dict[str, Dataset], hashes: dict[str, np.ndarray]) -> list[Finding]:
+    """Keep the first of equal pairs in ``train``; fills its hashes."""
+    import numpy as np
+
+    from nlp_transfer.data.load import take_rows
+
+    if "train" not in tables:
+        return []
+    table, columns = tables["train"], _hashes(tables["train"])
+    first = np.sort(np.unique(pair_hashes(columns[:, 0], columns[:, 1]), return_index=True)[1])
+    hashes["train"] = columns[first]
+    count, total = len(table) - len(first), len(table)
+    if not count:
+        return []
+    tables["train"] = take_rows(table, first)
+    message = f"train: {count:,} of {total:,} pairs repeat an earlier one and were dropped"
+    return [Finding("info", "duplicates", count, total, message)]
+
+
+def _hashes(table: Dataset) -> np.ndarray:
+    """The hashes (n, 1) of texts, or (n, 2) of texts and translations."""
+    import numpy as np
+
+    columns = [name for name in ("text", "translation") if name in table.column_names]
+    return np.stack([text_hashes(table, name) for name in columns], axis=1)
 
 
 def _cap(tables: dict[str, Dataset], hashes: dict[str, np.ndarray], limit: int, seed: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.cache import ArrowSink, cache_key, cached_table
 from nlp_transfer.data.options import SAMPLE_FOLDER, SAMPLE_PREFIX, available_samples
-from nlp_transfer.data.rows import arrow_batches, file_kind, find_file, numbered_rows, reading
+from nlp_transfer.data.rows import arrow_batches, file_kind, find_file, numbered_rows, reading, sentences
 from nlp_transfer.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,6 +51,26 @@ def read_table(
     if kind in (".parquet", ".arrow"):
         return cached_table(key, lambda sink: _copy_arrow(file, sink))[0]
     return cached_table(key, lambda sink: _copy_rows(file, sink, used))[0]
+
+
+def read_parallel(source: str | Path, target: str | Path, *, base: Path | None = None) -> Dataset:
+    """Read two text files, line by line, into a memory-mapped table ``text``, ``translation``.
+
+    Args:
+        source: sentences, one a line (also gzipped).
+        target: their translations, one a line.
+        base: as in :func:`read_table`.
+
+    Raises:
+        DataError: different numbers of lines; or anything wrong with a file.
+
+    Cost: about 1 second per million lines on the first read; memory does not grow with the files.
+    """
+    files = (find_file(source, base), find_file(target, base))
+    key = cache_key(
+        "parallel", *(_content_hash(file) for file in files), *(file.suffix == ".gz" for file in files)
+    )
+    return cached_table(key, lambda sink: _copy_lines(files, sink))[0]
 
 
 def read_dataset(
@@ -215,6 +235,24 @@ def _copy_arrow(path: Path, sink: ArrowSink) -> dict[str, Any]:
     return {}
 
 
+def _copy_lines(files: tuple[Path, Path], sink: ArrowSink) -> dict[str, Any]:
+    import pyarrow as pa
+
+    counts, sides = [0, 0], [sentences(file) for file in files]
+    while any(batch := [list(islice(side, _BATCH)) for side in sides]):
+        counts = [count + len(lines) for count, lines in zip(counts, batch, strict=True)]
+        if counts[0] != counts[1]:
+            counts = [count + sum(1 for _ in side) for count, side in zip(counts, sides, strict=True)]
+            raise DataError(
+                f"{files[0]} and {files[1]}: parallel text with different numbers of lines",
+                expected="line n of one file to be the translation of line n of the other",
+                found=f"{counts[0]:,} lines and {counts[1]:,} lines",
+                fix="look for a sentence that is missing, or broken into two lines",
+            )
+        sink.write(pa.table(dict(zip(("text", "translation"), batch, strict=True))))
+    return {}
+
+
 def _copy_rows(path: Path, sink: ArrowSink, used: list[str] | None) -> dict[str, Any]:
     import pyarrow as pa
 
@@ -249,6 +287,10 @@ def _clash(path: Path, name: str, batch: list[Row], schema: pa.Schema | None, er
     """Name the first line whose value in column ``name`` has another type than the values before it."""
     import pyarrow as pa
 
+    if all(isinstance(row.get(name), dict | None) for _, row in batch):
+        inner = _clash_inside(path, name, batch, schema, error)
+        if inner is not None:
+            return inner
     written = schema is not None and name in schema.names and not pa.types.is_null(schema.field(name).type)
     kind = _kind(schema.field(name).type) if schema is not None and written else None
     for line, row in batch:
@@ -265,6 +307,22 @@ def _clash(path: Path, name: str, batch: list[Row], schema: pa.Schema | None, er
                 fix="write the column with one type",
             )
     return DataError(f"{path}: column {name!r} cannot be read", found=str(error).splitlines()[0])
+
+
+def _clash_inside(
+    path: Path, name: str, batch: list[Row], schema: pa.Schema | None, error: Exception
+) -> DataError | None:
+    """As :func:`_clash`, for a key of the objects in column ``name``."""
+    import pyarrow as pa
+
+    rows = [(line, row.get(name) or {}) for line, row in batch]
+    before = schema.field(name).type if schema is not None and name in schema.names else None
+    fields = list(before) if before is not None and pa.types.is_struct(before) else []
+    for key in dict.fromkeys(key for _, value in rows for key in value):
+        clash = _clash(path, key, rows, pa.schema(fields), error)
+        if clash.expected is not None:
+            return clash
+    return None
 
 
 def _kind(value: Any) -> str:

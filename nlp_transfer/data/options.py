@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from nlp_transfer.data.labels import canonical
 from nlp_transfer.errors import DataError, did_you_mean
@@ -18,8 +18,56 @@ SAMPLE_PREFIX = "sample:"
 SAMPLE_FOLDER = Path(__file__).parent / "sample"
 _SPLIT_WORD = r"[._-](train|training|validation|valid|val|dev|test|eval|unlabeled|unlabelled|all)$"
 
-Files = str | list[str]
 LabelValue = str | int | float | bool
+
+
+class ParallelFiles(Options):
+    """Two plain text files of parallel sentences: line n of one translates line n of the other."""
+
+    source: str
+    """The sentences to translate, one a line (also gzipped)."""
+    target: str
+    """Their translations, one a line."""
+
+    def __str__(self) -> str:
+        return f"{self.source} | {self.target}"
+
+
+def _check_files(value: Any) -> Any:
+    """Say in one sentence what a split may be, rather than once per member of a union."""
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        if isinstance(item, str | ParallelFiles) or item is None:
+            continue
+        if not isinstance(item, dict):
+            raise ValueError(
+                f"expected a file, a list of files, or {{source: FILE, target: FILE}}, found {item!r}"
+            )
+        if set(item) != {"source", "target"} or not all(isinstance(name, str) for name in item.values()):
+            raise ValueError(f"expected {{source: FILE, target: FILE}} for parallel text, found {item!r}")
+        if item["source"] == item["target"]:
+            raise ValueError(f"source and target of parallel text are the same file {item['source']!r}")
+    return value
+
+
+Place = str | ParallelFiles
+Files = Annotated[Place | list[Place], BeforeValidator(_check_files)]
+
+
+class PairFilters(Options):
+    """Which pairs of parallel text are dropped from ``train``; other splits are only reported on.
+
+    Pairs with an empty side are dropped from every split.
+    """
+
+    max_length_ratio: float | None = Field(default=4.0, gt=1)
+    """Drop a pair when one side is more than this many times as long as the other, in characters plus ten (so
+    that short sentences pass), measured from the usual ratio of the file (the median, so that Chinese may be
+    short). ``null`` keeps all."""
+    identical: Literal["drop", "keep"] = "drop"
+    """What becomes of pairs with the same text on both sides."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """What becomes of pairs that repeat an earlier one, up to case and white space."""
 
 
 class DomainOptions(Options):
@@ -37,8 +85,9 @@ class DomainOptions(Options):
     """Branch, tag or commit of a hub data set; name a commit for a run that can be repeated."""
     train: Files | None = None
     """Training rows: one or more files (CSV, TSV, JSON, JSON Lines, text: also gzipped; Parquet, Arrow), or
-    a split such as ``train[:1000]`` when ``dataset`` is given. Default with ``dataset``, if no split
-    at all is named: its ``train`` split."""
+    a split such as ``train[:1000]`` when ``dataset`` is given. Parallel text may also lie in two text files:
+    ``{source: train.de, target: train.en}``. Default with ``dataset``, if no split at all is named: its
+    ``train`` split."""
     validation: Files | None = None
     """Rows to choose the best checkpoint on, given as for ``train``. Without them a fraction of ``train`` is
     split off."""
@@ -56,6 +105,13 @@ class DomainOptions(Options):
     ) = None
     """New name of each label; ``null`` drops the rows with that label. ``stars-binary`` makes 1-2 stars
     negative and 4-5 positive and drops 3; ``stars-ternary`` calls 3 neutral."""
+    source_column: str | None = None
+    """Translation: column, or key of the column ``translation``, that holds the text to translate. Default:
+    the one named by the source language's code."""
+    target_column: str | None = None
+    """Translation: column, or key of the column ``translation``, that holds the translation."""
+    filters: PairFilters = PairFilters()
+    """Translation: which pairs are dropped from ``train``."""
     validation_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Fraction of ``train`` to split off for validation when it is needed and ``validation`` is not given;
     stratified by label. Equal texts stay on one side."""
@@ -65,10 +121,10 @@ class DomainOptions(Options):
     """Use at most this many rows of each split, drawn at random (in proportion to the labels), never the head
     of the file."""
 
-    def given(self, split: str) -> list[str]:
+    def given(self, split: str) -> list[Place]:
         """Return the files or split names that the recipe gives for ``split``, as a list."""
         value = getattr(self, split)
-        return [value] if isinstance(value, str) else list(value or [])
+        return [value] if isinstance(value, str | ParallelFiles) else list(value or [])
 
     @property
     def trains(self) -> bool:
@@ -83,13 +139,18 @@ class DomainOptions(Options):
         Example:
             >>> DomainOptions(train="reviews/books.train.jsonl").domain_name()
             'books'
+            >>> DomainOptions(train={"source": "ted.train.de", "target": "ted.train.en"}).domain_name()
+            'ted'
         """
         if self.name:
             return self.name
         if self.dataset:
             return PurePath(self.dataset.removeprefix(SAMPLE_PREFIX)).name or self.dataset
-        path = PurePath(next(item for split in SPLITS for item in self.given(split)))
+        first = next(item for split in SPLITS for item in self.given(split))
+        path = PurePath(first.source if isinstance(first, ParallelFiles) else first)
         stem = path.name.removesuffix(".gz").removesuffix(PurePath(path.name.removesuffix(".gz")).suffix)
+        if isinstance(first, ParallelFiles):
+            stem = _common_stem(path.name, PurePath(first.target).name) or stem
         if re.fullmatch(_SPLIT_WORD, f".{stem}", re.IGNORECASE):
             return path.parent.name or stem
         return re.sub(_SPLIT_WORD, "", stem, flags=re.IGNORECASE) or stem
@@ -98,7 +159,7 @@ class DomainOptions(Options):
     def _check_places(self) -> DomainOptions:
         named = [(split, item) for split in SPLITS for item in self.given(split)]
         for split in SPLITS:
-            if getattr(self, split) == [] or any(not item.strip() for item in self.given(split)):
+            if getattr(self, split) == [] or any(not str(item).strip(" |") for item in self.given(split)):
                 raise ValueError(f"{split} is empty: name a file or a split, or leave the key out")
         if self.dataset is None:
             if not named:
@@ -107,7 +168,7 @@ class DomainOptions(Options):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} belongs to a hub data set: give dataset too, or remove {key}")
             for split, item in named:
-                if not _looks_like_path(item):
+                if isinstance(item, str) and not _looks_like_path(item):
                     raise ValueError(
                         f"{split}: {item!r} does not look like a file: expected a path that ends in one of "
                         f"{', '.join(SUFFIXES)} (or .gz), or give dataset to make it a split name"
@@ -115,10 +176,10 @@ class DomainOptions(Options):
         else:
             _check_dataset(self.dataset, self.config or self.revision)
             for split, item in named:
-                if _looks_like_path(item):
+                if isinstance(item, ParallelFiles) or _looks_like_path(item):
                     raise ValueError(
-                        f"{split}: {item!r} looks like a file, but dataset is {self.dataset!r}: name a split "
-                        "such as 'train', or remove dataset"
+                        f"{split}: {str(item)!r} looks like a file, but dataset is {self.dataset!r}: name "
+                        "a split such as 'train', or remove dataset"
                     )
         return self
 
@@ -132,6 +193,14 @@ class DomainOptions(Options):
             )
         if self.test_fraction and self.train is None and self.dataset is None:
             raise ValueError("test_fraction splits rows off train, and train is not given")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> DomainOptions:
+        if self.source_column is not None and self.source_column == self.target_column:
+            raise ValueError(f"source_column and target_column are both {self.source_column!r}")
+        if isinstance(self.unlabeled, ParallelFiles):
+            raise ValueError("unlabeled holds texts without translations: name the one file of sentences")
         return self
 
     @model_validator(mode="after")
@@ -193,6 +262,16 @@ def _check_dataset(dataset: str, extra: str | None) -> None:
             raise ValueError("config and revision belong to a hub data set, not to a built-in sample")
     elif PurePath(dataset.removesuffix(".gz")).suffix.lower() in SUFFIXES:
         raise ValueError(f"dataset: {dataset!r} looks like a file: name it under train, validation or test")
+
+
+def _common_stem(first: str, second: str) -> str:
+    """What two parallel files' names share before their languages: ``ted.train`` of ``ted.train.de``."""
+    common = []
+    for one, two in zip(first.split("."), second.split("."), strict=False):
+        if one != two:
+            break
+        common.append(one)
+    return ".".join(common)
 
 
 def _looks_like_path(item: str) -> bool:

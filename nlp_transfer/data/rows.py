@@ -107,6 +107,25 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from chain([first], rows)
 
 
+def sentences(path: Path) -> Iterator[str]:
+    """Yield the lines of one side of parallel text, without their ends; its name may end in anything.
+
+    Raises:
+        DataError: a table, or not UTF-8 text.
+    """
+    kind = Path(path.name.lower().removesuffix(".gz")).suffix
+    if kind in SUFFIXES and kind != ".txt":
+        raise DataError(
+            f"{path}: a table, not one side of parallel text",
+            expected="a plain text file with one sentence a line",
+            found=f"a name that ends in {kind}",
+            fix="name a table with both languages by itself, without source and target",
+        )
+    _check_text_file(path)
+    for _, line in _lines(path):
+        yield line.rstrip("\r\n")
+
+
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Turn the system's errors while reading ``path`` into a DataError."""
