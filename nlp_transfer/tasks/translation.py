@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -297,12 +298,14 @@ class TranslationTask(Task[TranslationOptions]):
     ) -> dict[str, Any]:
         """BLEU, chrF and TER of beam-search translations, and the loss of the references, with intervals."""
         from nlp_transfer.models.seq2seq import target_losses
-        from nlp_transfer.tasks.translation_metrics import loss_figure, translation_report
+        from nlp_transfer.tasks.bootstrap import bootstrap_interval
+        from nlp_transfer.tasks.translation_metrics import translation_report
 
         found = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
-        report = translation_report(found, rows["translation"][:])
+        report = translation_report(found, rows["translation"][:], target_language=self.languages.target)
         encoded = self.encode(rows, tokenizer, max_length, name=name)
-        report["loss"] = loss_figure(*target_losses(model, encoded, self.collator(tokenizer, model)))
+        losses = target_losses(model, encoded, self.collator(tokenizer, model))
+        report["loss"] = bootstrap_interval(_per_token, *losses)
         return report
 
     def predict(
@@ -326,6 +329,10 @@ class TranslationTask(Task[TranslationOptions]):
             max_new_tokens=self.options.max_new_tokens,
             num_beams=beams,
         )
+
+
+def _per_token(losses: NDArray, tokens: NDArray, axis: int) -> NDArray:
+    return losses.sum(axis) / tokens.sum(axis)
 
 
 class _Tokenise:
