@@ -51,6 +51,7 @@ def calm() -> Iterator[None]:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", "Could not find a config file in", UserWarning)
             warnings.filterwarnings("ignore", "Unable to fetch remote file", UserWarning)
+            warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
             yield
     finally:
         if shown[0]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import operator
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -19,9 +18,12 @@ from nlp_transfer.data.options import SPLITS, DomainOptions
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
-from nlp_transfer.recipe_yaml import RecipeYaml, parse_value, read_yaml
+from nlp_transfer.recipe_problems import Tables, apply_overrides, explain
+from nlp_transfer.recipe_yaml import RecipeYaml, read_yaml
 from nlp_transfer.strategies import STRATEGIES, FrozenOptions, FullOptions, LoraOptions
 from nlp_transfer.tasks import TASKS, SentimentOptions, TranslationOptions
+
+_TABLES: Tables = {"task": TASKS, "strategy": STRATEGIES, "adaptation": ADAPTATIONS}
 
 if TYPE_CHECKING:
     StrategyChoice = FullOptions | FrozenOptions | LoraOptions
@@ -97,6 +99,18 @@ class Recipe(Options):
             raise ValueError("expected a folder name, found an empty text")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_translator(cls, values: Any) -> Any:
+        """A translation recipe that names no model gets the one of its pair of languages."""
+        task, model = (
+            (values.get(key) or {} for key in ("task", "model")) if isinstance(values, dict) else ({}, {})
+        )
+        if not isinstance(task, dict) or task.get("kind") != "translation" or not isinstance(model, dict):
+            return values
+        pair = f"{task.get('source_lang')}-{task.get('target_lang')}"
+        return {**values, "model": {"name": f"Helsinki-NLP/opus-mt-{pair}", **model}}
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.source is None and self.target.train is None and self.target.dataset is None:
@@ -111,6 +125,32 @@ class Recipe(Options):
             )
         if self.strategy.kind == "frozen" and self.training.get("resume_from_checkpoint"):
             raise ValueError("strategy frozen has no checkpoints: its embeddings are cached; run it again")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_task(self) -> Recipe:
+        if not isinstance(self.task, TranslationOptions):
+            if self.model.init == "scratch":
+                raise ValueError("model.init scratch is for the task translation: leave it out")
+            if isinstance(self.strategy, FullOptions) and self.strategy.freeze:
+                raise ValueError(
+                    "strategy.freeze is for the task translation: use freeze_layers, or strategy frozen"
+                )
+            return self
+        if self.model.pooling != "auto":
+            raise ValueError("model.pooling is for classifiers: leave it out with the task translation")
+        if isinstance(self.strategy, FrozenOptions):
+            given = sorted(self.strategy.model_fields_set - {"kind"})
+            if given:
+                raise ValueError(
+                    f"strategy.{given[0]} is for classifiers: strategy frozen with the task translation "
+                    "trains the decoder on cached encoder outputs and has no options"
+                )
+        if self.model.init == "scratch" and self.strategy.kind != "full":
+            raise ValueError(
+                f"model.init scratch has nothing pretrained to keep: strategy {self.strategy.kind} "
+                "needs model.init pretrained"
+            )
         return self
 
     @model_validator(mode="after")
@@ -167,12 +207,12 @@ class Recipe(Options):
     @classmethod
     def _validate(cls, document: RecipeYaml, overrides: Iterable[str]) -> Recipe:
         problems: list[Problem] = []
-        values = _apply_overrides(document.values, overrides, problems)
+        values = apply_overrides(document.values, overrides, problems)
         try:
             recipe = cls.model_validate(values)
         except ValidationError as error:
             for detail in error.errors():
-                problems += _explain(detail, values, document.lines)
+                problems += explain(detail, values, document.lines, cls, _TABLES)
         if problems:
             raise RecipeError(str(document.path), problems)
         return recipe
@@ -246,157 +286,3 @@ def find_recipe(path: str | Path) -> Path:
         return shipped[str(path)]
     message = f"no such file, and no shipped recipe of this name: {did_you_mean(path, shipped)}"
     raise RecipeError(str(path), [Problem("recipe", None, message)])
-
-
-def _apply_overrides(
-    values: dict[str, Any], overrides: Iterable[str], problems: list[Problem]
-) -> dict[str, Any]:
-    """Return the values with each ``key.path=value`` set; a bad override becomes a problem."""
-    merged = _deep_copy(values)
-    for text in overrides:
-        key, equals, raw = text.partition("=")
-        parts = key.strip().split(".")
-        if not equals or not all(parts):
-            problems.append(Problem(text, None, "expected an override of the form key.path=value"))
-            continue
-        try:
-            value = parse_value(raw)
-        except yaml.YAMLError:
-            problems.append(Problem(key, None, f"the value {raw!r} is not YAML: quote it"))
-            continue
-        if not _assign(merged, parts, value):
-            problems.append(
-                Problem(
-                    key,
-                    None,
-                    "it reaches into something that is not a mapping: give a key that is one",
-                )
-            )
-    return merged
-
-
-def _assign(container: Any, parts: list[str], value: Any) -> bool:
-    """Set container[a][b][c]; a list is indexed by number; a new ``kind`` drops the old kind's options."""
-    for part in parts[:-1]:
-        if isinstance(container, list) and part.isdigit() and int(part) < len(container):
-            container = container[int(part)]
-        elif isinstance(container, dict):
-            if container.get(part) is None:
-                container[part] = {}
-            container = container[part]
-        else:
-            return False
-    last = parts[-1]
-    if isinstance(container, list) and last.isdigit() and int(last) < len(container):
-        container[int(last)] = value
-    elif isinstance(container, dict):
-        if last == "kind" and container.get("kind") != value:
-            container.clear()
-        container[last] = value
-    else:
-        return False
-    return True
-
-
-def _deep_copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _deep_copy(item) for key, item in value.items()}
-    return [_deep_copy(item) for item in value] if isinstance(value, list) else value
-
-
-def _explain(detail: Any, values: dict[str, Any], lines: Mapping[tuple, int]) -> list[Problem]:
-    """Turn one pydantic error into problems: key as the user wrote it, line, nearest valid name."""
-    path, fields = _user_path(detail["loc"], values)
-    if detail["type"] == "training_fields":
-        found = detail["ctx"]["problems"]
-        return [
-            Problem(f"training.{name}", lines.get(("training", name)), text) for name, text in found.items()
-        ]
-    if detail["type"] == "located":
-        return [
-            Problem(_dotted(place), _line(place, lines), text)
-            for place, text in detail["ctx"]["problems"].items()
-        ]
-    key, line = _dotted(path) or "recipe", _line(path, lines)
-    kind, found = detail["type"], detail.get("input")
-    if kind == "extra_forbidden":
-        message = f"unknown key; {did_you_mean(path[-1], fields)}"
-    elif kind == "missing":
-        message = "required, and missing"
-    elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        expected = str(detail["ctx"].get("expected_tags", "")).replace("'", "")
-        tag = found.get("kind") if isinstance(found, dict) else found
-        key += ".kind"
-        expected = expected or ", ".join(_kinds(path[0]))
-        message = (
-            f"found {tag!r}; {did_you_mean(tag, expected.split(', '))}"
-            if tag
-            else f"required: one of {expected}"
-        )
-    elif kind == "literal_error":
-        expected = detail["ctx"]["expected"]
-        message = f"found {found!r}, expected {expected}"
-    elif kind == "value_error":
-        message = str(detail["ctx"]["error"])
-    else:
-        wanted = detail["msg"].split(", unable to parse")[0].replace("Input should be", "expected")
-        wanted = re.sub("^expected (greater|less)", r"expected a number \1", wanted)
-        message = f"{wanted[0].lower()}{wanted[1:]}, found {found!r}"
-    return [Problem(key, line, message)]
-
-
-def _dotted(path: tuple) -> str:
-    return ".".join(str(part) for part in path)
-
-
-def _line(path: tuple, lines: Mapping[tuple, int]) -> int | None:
-    """The line of a key, or of the nearest key around it that stands in the file."""
-    return next((lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in lines), None)
-
-
-def _user_path(loc: tuple, values: Any) -> tuple[tuple, list[str]]:
-    """Drop the union tags from a pydantic location; return the path and the valid names at its last level."""
-    path: list[Any] = []
-    model: type[Options] | None = Recipe
-    names: list[str] = []
-    for index, part in enumerate(loc):
-        is_tag = isinstance(values, dict) and part not in values and values.get("kind") == part
-        is_branch = isinstance(part, str) and index > 0 and not isinstance(values, dict)
-        if is_tag or is_branch:
-            model = _model_of_kind(path, part) or model
-            continue
-        if isinstance(part, int) and isinstance(values, list):
-            path.append(part)
-            values = values[part] if part < len(values) else None
-            continue
-        names = list(model.model_fields) if model else []
-        path.append(part)
-        field = model.model_fields.get(str(part)) if model else None
-        model = _nested_model(field.annotation) if field else None
-        values = values.get(part) if isinstance(values, dict) else None
-    return tuple(path), names
-
-
-def _kinds(field: Any) -> list[str]:
-    """The values of ``kind`` that the options of a recipe's field may have."""
-    annotation = Recipe.model_fields[field].annotation if field in Recipe.model_fields else None
-    models = [model for model in _options_in(annotation) if "kind" in model.model_fields]
-    return [str(model.model_fields["kind"].default) for model in models]
-
-
-def _nested_model(annotation: Any) -> type[Options] | None:
-    return next(iter(_options_in(annotation)), None)
-
-
-def _options_in(annotation: Any) -> list[type[Options]]:
-    """Every options model that an annotation names."""
-    if isinstance(annotation, type) and issubclass(annotation, Options):
-        return [annotation]
-    return [model for arg in get_args(annotation) for model in _options_in(arg)]
-
-
-def _model_of_kind(path: list[Any], kind: Any) -> type[Options] | None:
-    tables: dict[str, Mapping[str, tuple[type, type]]]
-    tables = {"strategy": STRATEGIES, "adaptation": ADAPTATIONS, "task": TASKS}
-    entry = tables.get(path[0], {}).get(kind)
-    return entry[1] if entry else None

@@ -46,7 +46,7 @@ def settle_languages(tokenizer: PreTrainedTokenizerBase, wanted: Languages) -> L
     """
     codes = model_languages(tokenizer)
     if not codes:
-        return wanted._replace(source_code=None, target_code=None)
+        return wanted
     found = []
     for role, language, code in (
         ("source", wanted.source, wanted.source_code),
@@ -73,7 +73,7 @@ def use_languages(tokenizer: Any, generation_config: Any, languages: Languages) 
     mBART (25 languages) begins with the language code as its first decoder input; mBART-50, M2M100 and NLLB
     write it as their first, forced, token.
     """
-    if languages.source_code is None:
+    if not model_languages(tokenizer):
         return
     tokenizer.src_lang, tokenizer.tgt_lang = languages.source_code, languages.target_code
     if hasattr(tokenizer, "get_lang_id"):
@@ -86,8 +86,25 @@ def use_languages(tokenizer: Any, generation_config: Any, languages: Languages) 
         generation_config.forced_bos_token_id = token
 
 
-def default_prefix(config: PretrainedConfig, languages: Languages) -> str:
-    """The prefix that T5 was trained with, such as ``translate German to English: ``; "" for other models."""
+def default_prefix(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, languages: Languages) -> str:
+    """What has to stand before each text.
+
+    ``translate German to English: `` for T5; ``>>fra<< `` for a Marian of several target languages; else "".
+
+    Raises:
+        ModelError: a target language that such a Marian does not know.
+    """
+    marks = [mark[2:-2] for mark in getattr(tokenizer, "supported_language_codes", ())]
+    if marks:
+        wanted = languages.target_code or languages.target
+        if wanted not in marks:
+            raise ModelError(
+                f"task.target_code: this model has no target language {wanted!r}",
+                expected=f"one of {', '.join(marks)}",
+                found=wanted,
+                fix=f"set task.target_code; {did_you_mean(wanted, marks)}",
+            )
+        return f">>{wanted}<< "
     if config.model_type not in PREFIXED:
         return ""
     tasks = getattr(config, "task_specific_params", None) or {}

@@ -33,7 +33,7 @@ def is_seq2seq(config: PretrainedConfig) -> bool:
     return config.is_encoder_decoder and config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 
-def require_seq2seq(source: ModelSource, config: PretrainedConfig) -> None:
+def require_seq2seq(config: PretrainedConfig) -> None:
     """Refuse a checkpoint that cannot translate.
 
     Raises:
@@ -41,7 +41,7 @@ def require_seq2seq(source: ModelSource, config: PretrainedConfig) -> None:
     """
     if not is_seq2seq(config):
         raise ModelError(
-            f"{source.name}: not a model that translates",
+            f"{config._name_or_path}: not a model that translates",
             expected="an encoder-decoder, such as Marian, T5, mT5, BART, mBART, M2M100 or NLLB",
             found=f"model type {config.model_type!r}",
             fix="choose another model, such as Helsinki-NLP/opus-mt-de-en",
@@ -68,7 +68,7 @@ def load_seq2seq(
         _own_generation(model, source)
         return model
     config = load.load_config(source, options)
-    require_seq2seq(source, config)
+    require_seq2seq(config)
     arguments = load.model_arguments(config, options)
     if quantization is not None:
         arguments["quantization_config"] = quantization

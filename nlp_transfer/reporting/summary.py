@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nlp_transfer.training.run import RunResult
 
 METRIC_NAMES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER",
+    "length_ratio": "length ratio",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "matthews_correlation": "Matthews",
@@ -48,8 +52,11 @@ def figure(metric: dict[str, Any] | None) -> str:
     """A value with its 95 % interval."""
     if metric is None or metric["value"] is None:
         return "-"
-    text = f"{metric['value']:.4f}"
-    return text if metric.get("low") is None else f"{text} [{metric['low']:.3f}, {metric['high']:.3f}]"
+    digits = 1 if abs(metric["value"]) >= 2 and "signature" in metric else 3
+    text = f"{metric['value']:.{min(4, digits + 1)}f}"
+    if metric.get("low") is None:
+        return text
+    return f"{text} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
 
 
 def human(number: int) -> str:

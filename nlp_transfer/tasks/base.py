@@ -197,7 +197,7 @@ class Task(ABC, Generic[OptionsT]):
         return {}
 
     def batch_figures(self, rows: Any) -> dict[str, float]:
-        """What there is to say about the batches that the Trainer draws."""
+        """Figures of the batches that the Trainer draws, for ``metrics.json``."""
         return {}
 
     @abstractmethod

@@ -100,12 +100,15 @@ class TranslationTask(Task[TranslationOptions]):
             ModelError: not an encoder-decoder, or a language that the model does not know.
         """
         from nlp_transfer.models import languages as codes
+        from nlp_transfer.models.seq2seq import require_seq2seq
+
+        require_seq2seq(config)
 
         languages = codes.settle_languages(tokenizer, self.languages)
         codes.use_languages(tokenizer, _Ignored(), languages)
         prefix = self.options.prefix
         if prefix is None:
-            prefix = codes.default_prefix(config, languages)
+            prefix = codes.default_prefix(tokenizer, config, languages)
         return TranslationTask(self.options, languages=languages, prefix=prefix)
 
     @classmethod
@@ -149,6 +152,7 @@ class TranslationTask(Task[TranslationOptions]):
         from nlp_transfer.models.languages import use_languages
         from nlp_transfer.models.load import ModelOptions, load_tokenizer
 
+        model.generation_config.num_beams = self.options.num_beams
         if self.languages.target_code is not None:
             tokenizer = load_tokenizer(source, ModelOptions(name=source.name))
             use_languages(tokenizer, model.generation_config, self.languages)

@@ -72,6 +72,7 @@ class Progress(TrainerCallback):
     ):
         """Show the newest loss and validation figures."""
         shown = {"loss": "loss", "eval_accuracy": "accuracy", "eval_mse": "mse", "eval_macro_f1": "macro F1"}
+        shown |= {"eval_chrf": "chrF", "eval_bleu": "BLEU"}
         self.latest |= {shown[key]: value for key, value in (logs or {}).items() if key in shown}
         text = "  ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
         if self.bar is not None and self.task is not None:

@@ -20,7 +20,7 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
     """Markdown with the metadata block that the hub reads."""
     metadata: dict[str, Any] = {
         "library_name": "peft" if recipe.strategy.kind == "lora" else "transformers",
-        "pipeline_tag": "text-classification",
+        "pipeline_tag": "translation" if recipe.task.kind == "translation" else "text-classification",
         "tags": ["nlp-transfer", recipe.task.kind, recipe.strategy.kind],
     }
     if not Path(recipe.model.name).exists():  # the hub wants the id of a hub model here

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import TrainerCallback
 
+    from nlp_transfer.models.source import ModelSource
     from nlp_transfer.shift.report import ShiftReport
     from nlp_transfer.tasks.base import Task
 
@@ -111,7 +112,7 @@ def train(
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
             the model are known to be good.
     """
-    from nlp_transfer.models.load import load_config, load_tokenizer, locate
+    from nlp_transfer.models.load import load_config, load_tokenizer
 
     started = time.perf_counter()
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
@@ -124,7 +125,7 @@ def train(
         {f"{role}.train": data.train for role, data in domains.items() if data.train is not None}
     )
     check_labels(task, domains)
-    pretrained = locate(recipe.model)
+    pretrained = _start(recipe, task, domains)
     tokenizer = load_tokenizer(pretrained, recipe.model)
     task = task.settle(tokenizer, load_config(pretrained, recipe.model))
     shift = shift_summary(recipe, domains) if recipe.shift.enabled and "source" in domains else None
@@ -137,6 +138,19 @@ def train(
     if is_main_process():
         _write(setup, trained, result)
     return result
+
+
+def _start(recipe: Recipe, task: Task, domains: dict[str, DomainData]) -> ModelSource:
+    """The model that training starts from: a pretrained one, or a new one for these pairs."""
+    if recipe.model.init == "pretrained" or not isinstance(task, TranslationTask):
+        from nlp_transfer.models.load import locate
+
+        return locate(recipe.model)
+    from nlp_transfer.models.scratch import scratch_model
+
+    tables = [data.train for data in domains.values() if data.train is not None]
+    pairs = (pair for rows in tables for pair in zip(rows["text"][:], rows["translation"][:], strict=True))
+    return scratch_model(recipe.model.scratch, pairs, languages=task.languages[:2], seed=recipe.seed)
 
 
 def _fit(setup: Setup) -> Trained:

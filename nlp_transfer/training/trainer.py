@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from nlp_transfer.console import notice
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
 from nlp_transfer.training.resume import keep_phase, last_checkpoint, stopped_early
@@ -139,6 +140,8 @@ def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrai
     if checkpoint is not None:
         arguments.max_steps = stopped_early(checkpoint) or arguments.max_steps
     rows = task.training_rows(phase.rows, recipe.training, recipe.seed)
+    for name, value in task.batch_figures(rows).items():
+        notice(f"train on {phase.name}: {len(rows):,} batches, {name.replace('_', ' ')} {value:.0%}")
     figures = _figures(model, setup, phase, arguments)
     callbacks = [*strategy.callbacks(), LengthGroupedOrder()]
     if recipe.early_stopping is not None and arguments.eval_strategy != "no":
