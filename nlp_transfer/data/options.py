@@ -70,6 +70,20 @@ class PairFilters(Options):
     """What becomes of pairs that repeat an earlier one, up to case and white space."""
 
 
+class SelectOptions(Options):
+    """Train on the most target-like part of the source alone."""
+
+    method: Literal["moore_lewis", "similarity"] = "moore_lewis"
+    """moore_lewis: words that are likelier in the target than in the source (cross-entropy difference of two
+    n-gram models; Moore & Lewis 2010). similarity: embeddings near those of target texts."""
+    fraction: float = Field(default=0.5, gt=0, le=1)
+    """Share of the source's training rows to keep."""
+    order: int = Field(default=3, ge=1, le=3)
+    """moore_lewis: longest n-gram."""
+    neighbours: int | None = Field(default=10, ge=1)
+    """similarity: how many nearest target texts to average over; ``null``: the centre of all of them."""
+
+
 class DomainOptions(Options):
     """One domain: where its texts lie, which columns to read and how to split them."""
 
