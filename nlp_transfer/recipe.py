@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from nlp_transfer.adaptation import ADAPTATIONS, AdaptationOptions, Setting, misfits
 from nlp_transfer.arguments import TrainingFields
-from nlp_transfer.data.options import SPLITS, DomainOptions
+from nlp_transfer.data.options import SPLITS, DomainOptions, anchored
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
@@ -189,7 +189,7 @@ class Recipe(Options):
         for role in ("source", "target"):
             for split in SPLITS:
                 if split in values.get(role, {}) and self._base is not None:
-                    values[role][split] = _anchored(values[role][split], self._base)
+                    values[role][split] = anchored(values[role][split], self._base)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -202,15 +202,6 @@ def _plain(value: Any) -> Any:
             name: _plain(item) for name, item in items if item is not None or fields[name].default is not None
         }
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _anchored(files: Any, base: Path) -> Any:
-    """Make paths absolute that are found beside the recipe but not from the working folder."""
-    if isinstance(files, list):
-        return [_anchored(file, base) for file in files]
-    if isinstance(files, dict):
-        return {side: _anchored(file, base) for side, file in files.items()}
-    return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -260,6 +260,15 @@ def place_options(
     return DomainOptions.model_validate({split: place, **columns})
 
 
+def anchored(files: Any, base: Path) -> Any:
+    """Make paths absolute that are found in the folder ``base`` but not from the working folder."""
+    if isinstance(files, list):
+        return [anchored(file, base) for file in files]
+    if isinstance(files, dict):
+        return {side: anchored(file, base) for side, file in files.items()}
+    return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
+
+
 def available_samples() -> list[str]:
     """Return the names of the built-in samples, such as ``cafes`` for ``dataset: sample:cafes``."""
     return sorted(path.name.removesuffix(".train.jsonl") for path in SAMPLE_FOLDER.glob("*.train.jsonl"))
