@@ -127,7 +127,7 @@ def train(
     pretrained = locate(recipe.model)
     tokenizer = load_tokenizer(pretrained, recipe.model)
     task = task.settle(tokenizer, load_config(pretrained, recipe.model))
-    shift = shift_summary(recipe, domains) if recipe.shift.enabled and "source" in domains else None
+    shift = shift_summary(recipe, domains, task) if recipe.shift.enabled and "source" in domains else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
@@ -213,14 +213,20 @@ def check_labels(task: Task, domains: dict[str, DomainData]) -> None:
                 task.check_labels(rows, name=f"{role}.{split}")
 
 
-def shift_summary(recipe: Recipe, domains: dict[str, DomainData]) -> ShiftReport | None:
+def shift_summary(recipe: Recipe, domains: dict[str, DomainData], task: Task) -> ShiftReport | None:
     """The shift between source and target text, before any training."""
     from nlp_transfer.shift.report import shift_report
 
+    translator = None
+    if isinstance(task, TranslationTask):
+        from nlp_transfer.shift.translation import Translator
+
+        translator = Translator(task, recipe.model)
     return shift_report(
         domains["source"],
         domains["target"],
         model=recipe.model,
+        translator=translator,
         strategy=recipe.strategy.kind,
         max_samples=recipe.shift.max_samples,
         permutations=recipe.shift.permutations,
