@@ -46,7 +46,9 @@ def _check_files(value: Any) -> Any:
         if set(item) != {"source", "target"} or not all(isinstance(name, str) for name in item.values()):
             raise ValueError(f"expected {{source: FILE, target: FILE}} for parallel text, found {item!r}")
         if item["source"] == item["target"]:
-            raise ValueError(f"source and target of parallel text are the same file {item['source']!r}")
+            raise ValueError(
+                f"source and target of parallel text are the same file {item['source']!r}: give two"
+            )
     return value
 
 
@@ -212,9 +214,11 @@ class DomainOptions(Options):
     @model_validator(mode="after")
     def _check_pair(self) -> DomainOptions:
         if self.source_column is not None and self.source_column == self.target_column:
-            raise ValueError(f"source_column and target_column are both {self.source_column!r}")
+            raise ValueError(
+                f"source_column and target_column are both {self.source_column!r}: give two columns"
+            )
         if isinstance(self.unlabeled, ParallelFiles):
-            raise ValueError("unlabeled holds texts without translations: name the one file of sentences")
+            raise ValueError("unlabeled holds texts without translations: give one file of sentences")
         return self
 
     @model_validator(mode="after")
