@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 Array = np.ndarray
 ZERO_SHOT_ROWS = 200
 """Pairs of each domain that the model translates for the report, greedily."""
-NEAR, FAR = 5.0, 15.0
-"""Points of chrF by which the model is worse on the target: hardly, and far."""
+POOR, GOOD = 35.0, 50.0
+"""chrF below which a model hardly translates a domain, and from which it does so well."""
+APART = 5.0
+"""Points of chrF by which a model must be better on the source to have something to lose there."""
 FEW_PAIRS = 100
 
 
@@ -265,24 +267,29 @@ def judge(
     source: ZeroShot, target: ZeroShot, own_loss: float, own_rows: int, source_name: str, target_name: str
 ) -> TranslationShift:
     """Put the figures into words."""
-    gap = float(source.chrf["value"] or 0) - float(target.chrf["value"] or 0)
+    there, here = float(source.chrf["value"] or 0), float(target.chrf["value"] or 0)
     loss, before = float(target.loss["value"] or 0), float(source.loss["value"] or 0)
-    knows = loss < own_loss
-    distance = "near to" if gap < NEAR else "some way from" if gap < FAR else "far from"
-    headline = f"Experimental: {target_name} is {distance} what this model translates well"
+    gap, knows = there - here, loss < own_loss
+    quality = "well already" if here >= GOOD else "in part" if here >= POOR else "hardly at all yet"
+    headline = f"Experimental: this model translates {target_name} {quality}"
     sentence = (
-        f"Untrained on it, the model reaches chrF {target.chrf['value']:.1f} on {target_name} and "
-        f"{source.chrf['value']:.1f} on {source_name}; it needs {loss:.2f} and {before:.2f} nats per token."
+        f"Before training it reaches chrF {here:.1f} on {target_name} and {there:.1f} on {source_name}, and "
+        f"needs {loss:.2f} and {before:.2f} nats per token of the references."
     )
-    if gap < NEAR:
+    if here >= GOOD:
         advice = f"score the model on {target_name} as it is before you train: there may be little to gain"
-    else:
+    elif gap >= APART:
         advice = (
             f"fine-tune on {target_name} from this model, mix some of {source_name} in, and score both "
-            "before and after: what a model knows is lost where texts lie this far apart"
+            f"before and after: what the model knows of {source_name} can be lost"
         )
-        if not knows:
-            advice += f". Pairs of {target_name} count for more than the model here: collect more of them"
+    else:
+        advice = (
+            f"fine-tune on {target_name} from this model; it translates {source_name} no better, whose pairs "
+            f"may serve as further training text, those most like {target_name} first (source.select)"
+        )
+    if here < GOOD and not knows:
+        advice += f". Pairs of {target_name} count for more than the model here: collect more of them"
     compared = "less" if knows else "more"
     reasons = (
         f"chrF on {target_name} is {abs(gap):.1f} points {'below' if gap >= 0 else 'above'} that on "

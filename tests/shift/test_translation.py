@@ -179,7 +179,7 @@ def test_the_report_of_pairs(files: dict[str, str], translator: Translator) -> N
     assert verdict["source"]["chrf"]["value"] < 30
     assert verdict["chrf_gap"] < 0
     assert verdict["target"]["loss"]["value"] < verdict["source"]["loss"]["value"]
-    assert "near to what this model translates well" in verdict["headline"]
+    assert "translates known well already" in verdict["headline"]
     assert "above that on source" in verdict["reasons"][0]
     names = [item["name"] for item in values["statistics"]]
     assert len(names) == len(set(names))
@@ -221,7 +221,7 @@ def test_targets_are_ranked_by_what_the_model_writes(
     assert "<script>window.hacked" not in page
     single = shift_page(reports[:1])
     assert "chrF on known, before training" in single
-    assert "Experimental: known is near to" in single
+    assert "Experimental: this model translates known well already" in single
     assert "chrF on known" in reports[0]._repr_html_()
     print_shift_reports(reports, None)
     print_shift_reports(reports[:1], None)
@@ -240,9 +240,9 @@ def score(value: float, loss: float, split: str = "test", rows: int = 200) -> Ze
 @pytest.mark.parametrize(
     ("target", "own", "words"),
     [
-        (score(58, 2), 4, ["near to", "as it is before you train", "less than the 4.00"]),
-        (score(50, 2), 4, ["some way from", "fine-tune on b from this model", "10.0 points below"]),
-        (score(30, 5), 4, ["far from", "mix some of a in", "more than the 4.00", "collect more"]),
+        (score(58, 2), 4, ["b well already", "as it is before you train", "less than the 4.00"]),
+        (score(40, 2), 4, ["b in part", "mix some of a in", "20.0 points below"]),
+        (score(30, 5), 4, ["b hardly at all", "mix some of a in", "more than the 4.00", "collect more"]),
     ],
 )
 def test_verdicts(target: ZeroShot, own: float, words: list[str]) -> None:
@@ -256,6 +256,14 @@ def test_verdicts(target: ZeroShot, own: float, words: list[str]) -> None:
     assert len(held_out) == 1
     assert any("held-out" in text for text in seen)
     assert any("a has few pairs" in text for text in rough)
+
+
+def test_a_source_that_is_translated_no_better_is_training_text() -> None:
+    """Being as good as on a source that is poor too is nothing to be content with."""
+    found = judge(score(23, 4.5), score(30, 3), 6, 90, "a", "b")
+    assert "hardly at all" in found.headline
+    assert "source.select" in found.advice
+    assert "7.0 points above" in found.reasons[0]
 
 
 COMMAND = "shift --task translation --source-lang de --target-lang en --max-samples 20 --permutations 9"
