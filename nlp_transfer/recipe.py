@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from nlp_transfer.adaptation import ADAPTATIONS, AdaptationOptions, Setting, misfits
 from nlp_transfer.arguments import TrainingFields
-from nlp_transfer.data.options import SPLITS, DomainOptions, anchored
+from nlp_transfer.data.options import SPLITS, DomainOptions, SourceOptions, anchored
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
@@ -35,13 +35,6 @@ else:
         ]
         for table in (STRATEGIES, ADAPTATIONS, TASKS)
     )
-
-
-class SourceOptions(DomainOptions):
-    """The domain that knowledge is transferred from."""
-
-    mode: Literal["sequential", "joint"] = "sequential"
-    """sequential: train on the source, then on the target; joint: one training on both, mixed."""
 
 
 class EarlyStopping(Options):

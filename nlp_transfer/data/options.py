@@ -240,6 +240,26 @@ class DomainOptions(Options):
         return self
 
 
+class SourceOptions(DomainOptions):
+    """The domain that knowledge is transferred from."""
+
+    mode: Literal["sequential", "joint"] = "sequential"
+    """sequential: train on the source, then on the target; joint: one training on both, mixed."""
+    select: SelectOptions | None = None
+    """Train on the part of the source that is most like the target; leave it out to train on all of it."""
+    mix: float | None = Field(default=None, gt=0, lt=1)
+    """Share of source rows among the rows of a joint training, drawn by seed: 0.25 gives one source row for
+    three target rows. Leave it out to train on all rows of both."""
+
+    @model_validator(mode="after")
+    def _check_mix(self) -> SourceOptions:
+        if self.mix is not None and self.mode != "joint":
+            raise ValueError(
+                "mix is the share of the source in a joint training: give mode joint, or leave out mix"
+            )
+        return self
+
+
 def place_options(
     place: str, *, split: str = "train", text_column: str | None = None, label_column: str | None = None
 ) -> DomainOptions:

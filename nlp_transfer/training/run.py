@@ -187,6 +187,8 @@ def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
             base=recipe.base,
             need=needed if role == "source" or options.trains else (),
         )
+    if recipe.source is not None and recipe.source.select is not None:
+        domains["source"] = _select(recipe, task, domains)
     for finding_role, data in domains.items():
         _tell(data.checks, f"{finding_role} ")
     if len(domains) == 2:
@@ -194,6 +196,31 @@ def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
         _tell(between, "")
         domains["target"] = replace(domains["target"], checks=[*domains["target"].checks, *between])
     return domains
+
+
+def _select(recipe: Recipe, task: Task, domains: dict[str, DomainData]) -> DomainData:
+    """The source with the rows that ``source.select`` keeps."""
+    from nlp_transfer.data.select import select_source
+
+    assert recipe.source is not None
+    assert recipe.source.select is not None
+    embed = None
+    if recipe.source.select.method == "similarity":
+        from nlp_transfer.models.embed import Embedder
+        from nlp_transfer.models.load import locate
+        from nlp_transfer.shift.translation import Translator
+
+        if isinstance(task, TranslationTask):
+            embedder = Translator(task, recipe.model).embedder()
+        else:
+            embedder = Embedder.load(locate(recipe.model), recipe.model, normalize=True)
+
+        def embed(texts: Sequence[str]) -> Any:
+            return embedder.embed(list(texts)).features
+
+    return select_source(
+        domains["source"], domains["target"], recipe.source.select, seed=recipe.seed, embed=embed
+    )
 
 
 def _tell(findings: Iterable[Finding], prefix: str) -> None:
