@@ -112,8 +112,24 @@ def shift(
         list[str] | None,
         typer.Option(help="File (or sample:NAME) of the source domain; repeat it to rank several."),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="File (or sample:NAME) of the target domain.")] = None,
-    model: Annotated[str | None, typer.Option(help="Encoder: hub name or folder.")] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="File (or sample:NAME) of the target domain; for translation several, which are ranked."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Encoder, or translation model: hub name or folder.")
+    ] = None,
+    task: Annotated[
+        Literal["sentiment", "translation"], typer.Option(help="translation: the files hold sentence pairs.")
+    ] = "sentiment",
+    source_lang: Annotated[
+        str | None, typer.Option(help="Of translation: language to translate from, as in the data.")
+    ] = None,
+    target_lang: Annotated[
+        str | None, typer.Option(help="Of translation: language to translate into.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for report.html and report.json.")] = None,
     fail_on: Annotated[
         Literal["moderate", "high"] | None,
@@ -144,6 +160,8 @@ def shift(
         raise _UsageError("give --source and --target, or a RECIPE.")
     if target_labels != "auto" and not target_labels.isdigit():
         raise typer.BadParameter("expected auto or a number from 0", param_hint="--target-labels")
+    if (task == "translation" and not recipe) != bool(source_lang and target_lang):
+        raise _UsageError("give --source-lang and --target-lang with --task translation, and only there.")
     settings: dict[str, Any] = {
         "model": model,
         "strategy": strategy,
@@ -167,9 +185,9 @@ def shift(
     if loaded is not None:
         reports = shift_of_recipe(loaded, **settings)
     else:
-        reports = shift_of_files(
-            source or [], target or "", text_column=text_column, label_column=label_column, **settings
-        )
+        settings |= {"text_column": text_column, "label_column": label_column}
+        languages = (source_lang, target_lang) if source_lang and target_lang else None
+        reports = shift_of_files(source or [], target or [], languages=languages, **settings)
     print_shift_reports(reports, output)
     if fail_on is not None and reaches(reports, fail_on):
         raise typer.Exit(3)

@@ -6,7 +6,7 @@ import functools
 import operator
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from nlp_transfer.adaptation import ADAPTATIONS, AdaptationOptions, Setting, misfits
 from nlp_transfer.arguments import TrainingFields
-from nlp_transfer.data.options import SPLITS, DomainOptions
+from nlp_transfer.data.options import SPLITS, DomainOptions, SourceOptions, anchored
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
@@ -37,13 +37,6 @@ else:
         ]
         for table in (STRATEGIES, ADAPTATIONS, TASKS)
     )
-
-
-class SourceOptions(DomainOptions):
-    """The domain that knowledge is transferred from."""
-
-    mode: Literal["sequential", "joint"] = "sequential"
-    """sequential: train on the source, then on the target; joint: one training on both, mixed."""
 
 
 class EarlyStopping(Options):
@@ -229,7 +222,7 @@ class Recipe(Options):
         for role in ("source", "target"):
             for split in SPLITS:
                 if split in values.get(role, {}) and self._base is not None:
-                    values[role][split] = _anchored(values[role][split], self._base)
+                    values[role][split] = anchored(values[role][split], self._base)
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -242,15 +235,6 @@ def _plain(value: Any) -> Any:
             name: _plain(item) for name, item in items if item is not None or fields[name].default is not None
         }
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _anchored(files: Any, base: Path) -> Any:
-    """Make paths absolute that are found beside the recipe but not from the working folder."""
-    if isinstance(files, list):
-        return [_anchored(file, base) for file in files]
-    if isinstance(files, dict):
-        return {side: _anchored(file, base) for side, file in files.items()}
-    return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -62,6 +62,32 @@ def train(name: str, overrides: str, *says: str, **more: object) -> Case:
     return Case(name, f"train recipe.yaml {overrides}".strip(), says, **more)
 
 
+PAIRS_RECIPE = """\
+task: {kind: translation, source_lang: de, target_lang: en}
+model: {name: tiny}
+target: {train: pairs.jsonl}
+output_dir: out
+"""
+PARALLEL = "target.train.source=x.de target.train.target=x.en"
+
+
+def sentences(count: int, *, same: bool = False) -> str:
+    """JSON Lines of different German sentences with their translations."""
+    rows = (
+        (f"Satz Nummer {i}", f"Satz Nummer {i}" if same else f"sentence number {i}") for i in range(count)
+    )
+    return "".join(json.dumps({"translation": {"de": de, "en": en}}) + "\n" for de, en in rows)
+
+
+def pairs(name: str, overrides: str, *says: str, **files: str | bytes) -> Case:
+    """A mistake in parallel text, or in how it is named; any other ``train`` than the recipe's is dropped."""
+    recipe = (
+        PAIRS_RECIPE.replace("train: pairs.jsonl", "name: pairs") if "train." in overrides else PAIRS_RECIPE
+    )
+    files = {"pairs.yaml": recipe, "pairs.jsonl": sentences(12), **files}
+    return Case(f"pairs: {name}", f"train pairs.yaml {overrides}".strip(), says, dict(files))
+
+
 def edited(old: str, new: str) -> dict[str, str | bytes | None]:
     assert old in RECIPE
     return {"recipe.yaml": RECIPE.replace(old, new)}
@@ -321,5 +347,36 @@ OTHERS = [
     Case("unknown option", "train recipe.yaml --overwite", ("--overwite", "--overwrite")),
     Case("missing argument", "predict", ("RUN",)),
 ]
+
+PAIRS = [
+    pairs("no such language", "task.target_lang=fr", "pairs.jsonl: no text in the target language 'fr'", "the languages de, en"),
+    pairs("one language for two", "task.target_lang=de", "source_lang and target_lang are both 'de'"),
+    pairs("regions of one language", "task.target_lang=de_AT", "both the source and the target", "source_column"),
+    pairs("language missing in a row", "", "no 'en' in the column 'translation' of 1 row", "row 13 has de, fr", **{"pairs.jsonl": sentences(12) + '{"translation": {"de": "Ja", "fr": "Oui"}}\n'}),
+    pairs("null translation", "", "row 13 has de", "both languages", **{"pairs.jsonl": sentences(12) + '{"translation": {"de": "Ja", "en": null}}\n'}),
+    pairs("row without pairs", "", "row 13 has nothing", **{"pairs.jsonl": sentences(12) + '{"text": "Ja"}\n'}),
+    pairs("number in a pair", "", "pairs.jsonl: line 13, column 'en' holds a number", "text on the lines before", **{"pairs.jsonl": sentences(12) + '{"translation": {"de": "Ja", "en": 1}}\n'}),
+    pairs("numbers for translations", "", "translation.en does not hold text", "in row 1", **{"pairs.jsonl": '{"translation": {"de": "Ja", "en": 1}}\n' * 9}),
+    pairs("list for a translation", "", "'en' does not hold text", **{"pairs.jsonl": '{"de": "Ja", "en": ["Yes"]}\n' * 9}),
+    pairs("texts without translations", "target.train=train.jsonl", "no text in the source language 'de'", "'text'"),
+    pairs("wrong source column", "target.source_column=ger", "no column 'ger' (source_column)", "languages de, en"),
+    pairs("wrong target column", "target.target_column=eng target.train=a.csv", "a.csv: no column 'eng'", "did you mean 'en'", **{"a.csv": "de,en\nJa,Yes\n"}),
+    pairs("one column for both", "target.source_column=de target.target_column=de", "source_column and target_column are both 'de'"),
+    pairs("same text on both sides", "", "the same text in every row", "12 pairs", **{"pairs.jsonl": sentences(12, same=True)}),
+    pairs("same text on both sides of the test", "target.test=same.jsonl", "same.jsonl", "the same text in every row", **{"same.jsonl": sentences(12, same=True)}),
+    pairs("blank sides only", "", "no pair is left", "9 with an empty side", **{"pairs.jsonl": '{"translation": {"de": "Ja", "en": " "}}\n' * 9}),
+    pairs("unequal parallel files", PARALLEL, "x.de and x.en", "3 lines and 2 lines", **{"x.de": "a\nb\nc\n", "x.en": "a\nb\n"}),
+    pairs("empty parallel file", PARALLEL, "x.en: the file is empty", **{"x.de": "a\n", "x.en": ""}),
+    pairs("missing parallel file", PARALLEL, "x.en: no such file", **{"x.de": "a\n"}),
+    pairs("parallel file not UTF-8", PARALLEL, "x.en: line 2 is not UTF-8", "0xe9", **{"x.de": "a\nb\n", "x.en": b"a\ncaf\xe9\n"}),
+    pairs("table for a parallel file", "target.train.source=pairs.jsonl target.train.target=x.en", "pairs.jsonl: a table", "plain text", **{"x.en": "a\n"}),
+    pairs("half of a parallel pair", "target.train.source=x.de", "target.train", "{source: FILE, target: FILE}"),
+    pairs("parallel files by language", "target.train.de=x.de target.train.en=x.en", "target.train", "{source: FILE, target: FILE}"),
+    pairs("one file twice", "target.train.source=x.de target.train.target=x.de", "target.train", "the same file 'x.de'"),
+    pairs("parallel unlabeled", "target.unlabeled.source=x.de target.unlabeled.target=x.en", "without translations"),
+    pairs("ratio of one", "target.filters.max_length_ratio=1", "target.filters.max_length_ratio", "greater than 1"),
+    pairs("unknown filter", "target.filters.identicle=drop", "target.filters.identicle", "did you mean 'identical'"),
+    pairs("unknown fate", "target.filters.identical=remove", "target.filters.identical", "'drop' or 'keep'"),
+]
 # fmt: on
-CASES = [*DATA, *RECIPES, *MODELS, *OUTPUTS, *OTHERS]
+CASES = [*DATA, *RECIPES, *MODELS, *OUTPUTS, *OTHERS, *PAIRS]

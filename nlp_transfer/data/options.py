@@ -46,7 +46,9 @@ def _check_files(value: Any) -> Any:
         if set(item) != {"source", "target"} or not all(isinstance(name, str) for name in item.values()):
             raise ValueError(f"expected {{source: FILE, target: FILE}} for parallel text, found {item!r}")
         if item["source"] == item["target"]:
-            raise ValueError(f"source and target of parallel text are the same file {item['source']!r}")
+            raise ValueError(
+                f"source and target of parallel text are the same file {item['source']!r}: give two"
+            )
     return value
 
 
@@ -68,6 +70,20 @@ class PairFilters(Options):
     """What becomes of pairs with the same text on both sides."""
     duplicates: Literal["drop", "keep"] = "drop"
     """What becomes of pairs that repeat an earlier one, up to case and white space."""
+
+
+class SelectOptions(Options):
+    """Train on the most target-like part of the source alone."""
+
+    method: Literal["moore_lewis", "similarity"] = "moore_lewis"
+    """moore_lewis: words that are likelier in the target than in the source (cross-entropy difference of two
+    n-gram models; Moore & Lewis 2010). similarity: embeddings near those of target texts."""
+    fraction: float = Field(default=0.5, gt=0, le=1)
+    """Share of the source's training rows to keep."""
+    order: int = Field(default=3, ge=1, le=3)
+    """moore_lewis: longest n-gram."""
+    neighbours: int | None = Field(default=10, ge=1)
+    """similarity: how many nearest target texts to average over; ``null``: the centre of all of them."""
 
 
 class DomainOptions(Options):
@@ -198,9 +214,11 @@ class DomainOptions(Options):
     @model_validator(mode="after")
     def _check_pair(self) -> DomainOptions:
         if self.source_column is not None and self.source_column == self.target_column:
-            raise ValueError(f"source_column and target_column are both {self.source_column!r}")
+            raise ValueError(
+                f"source_column and target_column are both {self.source_column!r}: give two columns"
+            )
         if isinstance(self.unlabeled, ParallelFiles):
-            raise ValueError("unlabeled holds texts without translations: name the one file of sentences")
+            raise ValueError("unlabeled holds texts without translations: give one file of sentences")
         return self
 
     @model_validator(mode="after")
@@ -219,6 +237,26 @@ class DomainOptions(Options):
             seen[name] = value
         if all(value is None for value in self.label_map.values()):
             raise ValueError("label_map drops every row: every new name is null")
+        return self
+
+
+class SourceOptions(DomainOptions):
+    """The domain that knowledge is transferred from."""
+
+    mode: Literal["sequential", "joint"] = "sequential"
+    """sequential: train on the source, then on the target; joint: one training on both, mixed."""
+    select: SelectOptions | None = None
+    """Train on the part of the source that is most like the target; leave it out to train on all of it."""
+    mix: float | None = Field(default=None, gt=0, lt=1)
+    """Share of source rows among the rows of a joint training, drawn by seed: 0.25 gives one source row for
+    three target rows. Leave it out to train on all rows of both."""
+
+    @model_validator(mode="after")
+    def _check_mix(self) -> SourceOptions:
+        if self.mix is not None and self.mode != "joint":
+            raise ValueError(
+                "mix is the share of the source in a joint training: give mode joint, or leave out mix"
+            )
         return self
 
 
@@ -244,6 +282,15 @@ def place_options(
             fix=f"name a file, or a sample: {', '.join(map('sample:{}'.format, available_samples()))}",
         )
     return DomainOptions.model_validate({split: place, **columns})
+
+
+def anchored(files: Any, base: Path) -> Any:
+    """Make paths absolute that are found in the folder ``base`` but not from the working folder."""
+    if isinstance(files, list):
+        return [anchored(file, base) for file in files]
+    if isinstance(files, dict):
+        return {side: anchored(file, base) for side, file in files.items()}
+    return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
 
 
 def available_samples() -> list[str]:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from nlp_transfer.shift.report import DomainSummary, ShiftReport
 
 TEMPLATES = Path(__file__).with_name("templates")
-GROUPS = {"embeddings": "Embeddings: what the texts mean", "vocabulary": "Words", "labels": "Labels"}
+GROUPS = {
+    "translation": "Translation: the model as it is now",
+    "embeddings": "Embeddings: what the texts mean",
+    "vocabulary": "Words",
+    "references": "Words of the references",
+    "labels": "Labels",
+}
 HOVER_COLUMNS, HOVER_CHARACTERS = 36, 220
 BINS = 24
 
@@ -34,12 +40,17 @@ def shift_page(reports: Sequence[ShiftReport]) -> str:
     """
     views = [_view(report) for report in reports]
     names = " → ".join([views[0]["source"]["name"], views[0]["target"]["name"]])
-    title = names if len(views) == 1 else f"{len(views)} sources → {views[0]['target']['name']}"
+    one_target = len({view["target"]["name"] for view in views}) == 1
+    many = f"{len(views)} sources → {views[0]['target']['name']}"
+    if not one_target:
+        many = f"{views[0]['source']['name']} → {len(views)} targets"
+    title = names if len(views) == 1 else many
     return (
         _environment()
         .get_template("shift.html.j2")
         .render(
             reports=views,
+            one_target=one_target,
             title=f"{title}: domain shift",
             version=_version(),
             css=_file("report.css"),
@@ -98,12 +109,13 @@ def _view(report: ShiftReport) -> dict[str, Any]:
         "level_word": f"{risk.level} ({100 * risk.probability:.0f} %)" if risk else "unknown",
         "headline": words.headline(report),
         "sentence": words.sentence(report),
-        "advice": risk.advice if risk else None,
+        "advice": words.advice(report),
         "reasons": words.reasons(report),
         "accuracy": _accuracy(risk.predicted_target_accuracy) if risk else None,
         "accuracy_note": words.accuracy_note(report),
         "gain": _gain(risk.predicted_gain) if risk else None,
         "gain_note": words.gain_note(report),
+        "zero_shot": _zero_shot(report),
         "test_note": (
             f"The texts {verdict} (p = {words.p_value(mmd['p_value'])}). If both samples came from one "
             f"domain, MMD² "
@@ -152,6 +164,33 @@ def _gain(figure: Figure) -> dict[str, Any]:
         "scale": ("hurts", "helps"),
         **_track(figure, -reach, reach),
     }
+
+
+def _zero_shot(report: ShiftReport) -> list[dict[str, Any]]:
+    """chrF of the model as it is, on both domains."""
+    if report.translation is None:
+        return []
+    from nlp_transfer.shift.labelled import Figure
+
+    sides = ((report.source.name, report.translation.source), (report.target.name, report.translation.target))
+    cards = []
+    for name, side in sides:
+        low, value, high = (float(side.chrf[end] or 0) for end in ("low", "value", "high"))
+        ends = f"95 % interval {low:.1f} to {high:.1f}"
+        cards.append(
+            {
+                "title": f"chrF on {name}, before training",
+                "value": f"{value:.1f}",
+                "range": ends,
+                "spoken": ends,
+                "zero": None,
+                "scale": ("0", "100"),
+                "note": f"Greedy translations of {side.rows} pairs ({side.split}); BLEU "
+                f"{side.bleu['value']:.1f}, loss {side.loss['value']:.2f} nats per token.",
+                **_track(Figure(value, low, high), 0.0, 100.0),
+            }
+        )
+    return cards
 
 
 def _track(figure: Figure, start: float, end: float) -> dict[str, float]:

@@ -37,12 +37,16 @@ METRIC_NAMES = {
 SHOWN_NOTES = 4
 RISK_STYLES = {"low": "bold green", "moderate": "bold yellow", "high": "bold red", None: "bold"}
 SHIFT_ROWS = (
+    "zero_shot_chrf",
+    "zero_shot_loss",
     "mmd2",
     "proxy_a_distance",
     "class_conditional_mmd2",
     "unseen_word_rate",
     "token_jensen_shannon",
     "length_ratio",
+    "reference_unseen_word_rate",
+    "reference_tokens_per_word",
     "label_shift",
     "estimated_label_shift",
 )
@@ -105,8 +109,10 @@ def print_shift(report: ShiftReport) -> None:
     names = f"{escape(report.source.name)} \u2192 {escape(report.target.name)}"
     console.print(f"[bold]{names}[/bold]: [{style}]{escape(words.headline(report))}[/{style}]")
     console.print(escape(words.sentence(report)))
+    advice = words.advice(report)
+    if advice is not None:
+        console.print(f"[bold]Advice:[/bold] {escape(advice)}.")
     if risk is not None:
-        console.print(f"[bold]Advice:[/bold] {escape(risk.advice)}.")
         accuracy, gain = risk.predicted_target_accuracy, risk.predicted_gain
         console.print()
         console.print(
@@ -117,8 +123,8 @@ def print_shift(report: ShiftReport) -> None:
             f"predicted gain      [bold]{words.points(gain.estimate)} points[/bold]  "
             f"[dim]{words.gain_range(gain)}[/dim]"
         )
-        for reason in words.reasons(report):
-            console.print(f"  \u2022 {escape(reason)}")
+    for reason in words.reasons(report):
+        console.print(f"  \u2022 {escape(reason)}")
     console.print(_shift_table(report))
     console.print("[dim]* where the value would lie if both samples came from one domain[/dim]")
     for caveat in report.caveats[:SHOWN_NOTES]:
@@ -154,10 +160,13 @@ def _shift_table(report: ShiftReport) -> Table:
 
 
 def print_ranking(reports: Sequence[ShiftReport]) -> None:
-    """Several sources of one target, best forecast first."""
+    """Several sources of one target, best forecast first; or several targets of a translation model."""
     if not is_main_process():
         return
     console = stdout()
+    if reports[0].translation is not None:
+        _print_translation_ranking(reports)
+        return
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "source", "risk", "predicted gain", "predicted accuracy"):
         table.add_column(column, justify="left" if column in ("", "source", "risk") else "right")
@@ -182,6 +191,30 @@ def print_ranking(reports: Sequence[ShiftReport]) -> None:
     if reports[0].risk is not None:
         advice = reports[0].risk.advice
         console.print(f"[bold]Advice for {escape(reports[0].source.name)}:[/bold] {escape(advice)}.")
+    for caveat in dict.fromkeys(caveat for report in reports for caveat in report.caveats):
+        console.print(f"[dim]Note: {escape(caveat)}[/dim]")
+
+
+def _print_translation_ranking(reports: Sequence[ShiftReport]) -> None:
+    """How a translation model does on each domain before training."""
+    table = Table(box=box.SIMPLE_HEAD)
+    columns = ("", "source", "target", "chrF", "loss", "source chrF", "MMD")
+    for name in columns:
+        table.add_column(
+            name, justify="left" if name in columns[:3] else "right", no_wrap=name != "source chrF"
+        )
+    for place, report in enumerate(reports, 1):
+        assert report.translation is not None
+        ours, theirs = report.translation.source, report.translation.target
+        chrf = f"{theirs.chrf['value']:.1f}  [dim]{theirs.chrf['low']:.1f} to {theirs.chrf['high']:.1f}[/dim]"
+        cells = (chrf, f"{theirs.loss['value']:.2f}", f"{ours.chrf['value']:.1f}")
+        names = (escape(report.source.name), escape(report.target.name))
+        table.add_row(str(place), *names, *cells, f"{report.mmd['inhomogeneity']:.3f}")
+    console = stdout()
+    console.print("[bold]The translation model as it is now[/bold] (experimental; ranges hold 95 %)")
+    console.print(table)
+    for report in reports:
+        console.print(f"[bold]{escape(report.target.name)}:[/bold] {escape(words.advice(report) or '')}.")
     for caveat in dict.fromkeys(caveat for report in reports for caveat in report.caveats):
         console.print(f"[dim]Note: {escape(caveat)}[/dim]")
 

@@ -70,6 +70,8 @@ def gain_range(figure: Figure) -> str:
 
 def headline(report: ShiftReport) -> str:
     """The verdict in a few words."""
+    if report.translation is not None:
+        return report.translation.headline
     if report.risk is None:
         return "No forecast: the source has no labels"
     return f"{report.risk.level.capitalize()} risk of negative transfer"
@@ -78,6 +80,8 @@ def headline(report: ShiftReport) -> str:
 def sentence(report: ShiftReport) -> str:
     """The verdict in a sentence."""
     source, target = report.source.name, report.target.name
+    if report.translation is not None:
+        return report.translation.sentence
     if report.risk is None:
         return (
             f"The texts of {source} and {target} are compared below. Whether training on {source} helps "
@@ -92,8 +96,17 @@ def sentence(report: ShiftReport) -> str:
     )
 
 
+def advice(report: ShiftReport) -> str | None:
+    """What to do; None without a forecast."""
+    if report.translation is not None:
+        return report.translation.advice
+    return report.risk.advice if report.risk else None
+
+
 def reasons(report: ShiftReport) -> tuple[str, ...]:
     """The forecast's reasons, without the predicted gain: that stands above them as a figure."""
+    if report.translation is not None:
+        return report.translation.reasons
     found = report.risk.reasons if report.risk else ()
     return tuple(reason for reason in found if not reason.startswith("predicted gain"))
 

@@ -11,16 +11,17 @@ from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.errors import DataError, NlpTransferError
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.recipe import Recipe
-from nlp_transfer.shift.ranking import shift_reports, write_reports
+from nlp_transfer.shift.ranking import rank_targets, shift_reports, write_reports
 from nlp_transfer.shift.report import ShiftReport, StrategyName
-from nlp_transfer.shift.rows import load_side
+from nlp_transfer.shift.rows import load_pairs, load_side
 
 
 @calm()
 def shift_of_files(
     sources: Sequence[str],
-    target: str,
+    targets: Sequence[str],
     *,
+    languages: tuple[str, str] | None = None,
     model: str | None = None,
     strategy: StrategyName | None = None,
     seed: int | None = None,
@@ -34,8 +35,9 @@ def shift_of_files(
     """Compare files (or ``sample:NAME``) with a target, and write the reports where ``output`` is given.
 
     Args:
-        sources, target: files, or ``sample:NAME``.
-        model: encoder; None for the default one.
+        sources, targets: files, or ``sample:NAME``; several targets for one source of parallel text only.
+        languages: source and target language of parallel text, which is then translated by ``model``.
+        model: encoder, or translation model; None for the default one.
         strategy: how the model will be trained; None for frozen.
         seed: of every draw; None for 42.
         text_column, label_column: of all files; None to find them.
@@ -45,20 +47,70 @@ def shift_of_files(
         settings: of ``shift_report``; None for its default.
 
     Returns:
-        One report a source, best forecast first.
+        One report a source, best forecast first; or one a target, the best translated first.
 
     Raises:
-        DataError: a file cannot be read, or has no labels where they are needed.
+        DataError: a file cannot be read, or has no labels where they are needed; several targets where one
+            is wanted.
         OutputError: ``output`` holds a report, or cannot be written.
     """
     if output is not None:
         _check_output(output, overwrite)
     seed = 42 if seed is None else seed
+    options = ModelOptions(name=model) if model else None
+    if len(targets) > 1 and (languages is None or len(sources) > 1):
+        raise DataError(
+            f"{len(targets)} targets: they are ranked for parallel text and one source only",
+            expected="one target, or --task translation with one source",
+            fix="compare them one after the other",
+        )
+    if languages is not None:
+        return _shift_of_pairs(sources, targets, languages, options, needs_forecast, output, settings, seed)
     columns = {"text_column": text_column, "label_column": label_column}
     domains = [load_side(place, "source", seed=seed, **columns) for place in sources]
     _check_sources(domains, needs_forecast)
-    settings |= {"model": ModelOptions(name=model) if model else None, "strategy": strategy, "seed": seed}
-    return _compare(domains, load_side(target, "target", seed=seed, **columns), output, settings)
+    settings |= {"model": options, "strategy": strategy, "seed": seed}
+    return _compare(domains, load_side(targets[0], "target", seed=seed, **columns), output, settings)
+
+
+def _shift_of_pairs(
+    sources: Sequence[str],
+    targets: Sequence[str],
+    languages: tuple[str, str],
+    model: ModelOptions | None,
+    needs_forecast: bool,
+    output: Path | None,
+    settings: dict[str, Any],
+    seed: int,
+) -> list[ShiftReport]:
+    from nlp_transfer.tasks.translation import TranslationOptions, TranslationTask
+
+    if model is None:
+        raise DataError(
+            "parallel text is judged by a translation model, and none is named",
+            expected="--model, such as Helsinki-NLP/opus-mt-de-en",
+            fix="name the model that you are going to fine-tune",
+        )
+    _refuse_forecast(needs_forecast)
+    task = TranslationTask(TranslationOptions(source_lang=languages[0], target_lang=languages[1]))
+    ours = [load_pairs(place, "source", languages, seed=seed) for place in sources]
+    theirs = [load_pairs(place, "target", languages, seed=seed) for place in targets]
+    settings |= {"model": model, "task": task, "seed": seed, "target_labels": None}
+    if len(theirs) == 1:
+        return _compare(ours, theirs[0], output, settings)
+    given = {name: value for name, value in settings.items() if value is not None}
+    reports = rank_targets(ours[0], theirs, **given)
+    if output is not None:
+        write_reports(reports, output)
+    return reports
+
+
+def _refuse_forecast(needs_forecast: bool) -> None:
+    if needs_forecast:
+        raise DataError(
+            "there is no risk to judge: no calibrated forecast exists for translation",
+            fix="leave out --fail-on",
+        )
 
 
 @calm()
@@ -98,8 +150,17 @@ def shift_of_recipe(
     given = {name: value for name, value in settings.items() if value is not None}
     if model:
         given["model"] = recipe.model.model_copy(update={"name": model})
-    objective = TASKS[recipe.task.kind][0](recipe.task).objective
-    where: dict[str, Any] = {"objective": objective, "seed": recipe.seed, "base": recipe.base, "need": ()}
+    task: Any = TASKS[recipe.task.kind][0](recipe.task)
+    where: dict[str, Any] = {
+        "objective": task.objective,
+        "seed": recipe.seed,
+        "base": recipe.base,
+        "need": (),
+    }
+    if recipe.task.kind == "translation":
+        _refuse_forecast(needs_forecast)
+        where["languages"] = task.languages[:2]
+        defaults["task"] = task
     source = load_domain(recipe.source, role="source", **where)
     target = load_domain(recipe.target, role="target", **where)
     _check_sources([source], needs_forecast)

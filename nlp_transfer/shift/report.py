@@ -25,13 +25,14 @@ from nlp_transfer.shift.risk import Risk, assess
 from nlp_transfer.shift.rows import Sample, agree_on_labels, draw
 from nlp_transfer.shift.statistics import Statistic
 from nlp_transfer.shift.vocabulary import count, vocabulary_statistics
+from nlp_transfer.shift.wording import report_caveats
 
 if TYPE_CHECKING:
     from nlp_transfer.models.embed import Embedder
+    from nlp_transfer.shift.translation import TranslationShift, Translator
 
 SCHEMA_VERSION = 1
 StrategyName = Literal["frozen", "full", "lora"]
-FEW_TEXTS = 100
 FAR_APART = 1.6
 """Proxy A-distance from which class shares estimated from texts alone are a hint: 90 % told apart."""
 
@@ -78,6 +79,7 @@ class ShiftReport:
         encoder: how texts were embedded.
         strategy: how the forecast supposes the model to be trained.
         seed: of all draws.
+        translation: how the model translates both domains now; None unless both are parallel text.
         caveats: what the figures cannot say.
         timings: seconds of each part.
         seconds: wall time, embedding included.
@@ -100,6 +102,7 @@ class ShiftReport:
     caveats: tuple[str, ...]
     timings: Mapping[str, float]
     seconds: float
+    translation: TranslationShift | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -129,6 +132,7 @@ class ShiftReport:
             "predicted_target_accuracy": _figure(self.predicted_target_accuracy),
             "predicted_gain": _figure(self.predicted_gain),
             "risk": risk,
+            "translation": self.translation.to_dict() if self.translation else None,
             "mmd": dict(self.mmd),
             "statistics": [item.to_dict() for item in self.statistics],
             "classes": [asdict(item) for item in self.classes],
@@ -188,6 +192,7 @@ def shift_report(
     permutations: int = 200,
     seed: int = 42,
     embedder: Embedder | None = None,
+    translator: Translator | None = None,
 ) -> ShiftReport:
     """Compare two domains before training, and forecast whether the source helps the target.
 
@@ -201,6 +206,7 @@ def shift_report(
         permutations: of the tests; the smallest p-value is 1 / (1 + permutations).
         seed: of draws, folds and permutations.
         embedder: in place of ``model``.
+        translator: of parallel text, in place of ``model``: it embeds, and is tried on both domains.
 
     Raises:
         DataError: a domain has fewer than two texts.
@@ -210,6 +216,8 @@ def shift_report(
     texts and 384 features on two cores.
     """
     started, clock = time.perf_counter(), _Clock()
+    if translator is not None:
+        embedder = embedder or translator.embedder()
     if embedder is None:
         from nlp_transfer.models.embed import Embedder as Embedding
 
@@ -239,6 +247,14 @@ def shift_report(
         with clock("pictures"):
             picture = embedding_map(x, y, ours, theirs, seed=seed)
             texts = most_shifted(x, y, ours.texts, theirs.texts)
+        translation = None
+        if translator is not None:
+            from nlp_transfer.shift.translation import translation_shift
+
+            with clock("translation"):
+                sizes = {"max_samples": max_samples, "permutations": permutations, "seed": seed}
+                translation, extra = translation_shift(translator, source, target, **sizes)
+            found += extra
     cut = float((counts[1].token_lengths > embedder.max_length - 2).mean())
     return ShiftReport(
         source=DomainSummary.of(ours),
@@ -255,7 +271,8 @@ def shift_report(
         encoder=encoder,
         strategy=strategy,
         seed=seed,
-        caveats=_caveats(ours, theirs, risk, cut, embedder.max_length),
+        translation=translation,
+        caveats=report_caveats(ours, theirs, risk, translation, cut, embedder.max_length),
         timings=clock.seconds,
         seconds=round(time.perf_counter() - started, 3),
     )
@@ -329,38 +346,6 @@ def _mmd(test: MMDResult) -> dict[str, Any]:
         "permutations",
     )
     return {key: getattr(test, key) for key in (*keys, "kernel", "bandwidth", "bandwidths", "values")}
-
-
-def _caveats(ours: Sample, theirs: Sample, risk: Risk | None, cut: float, max_length: int) -> tuple[str, ...]:
-    out = []
-    if risk is None:
-        out.append(
-            f"{ours.name} has no usable labels: the texts are compared, and whether training on it helps "
-            f"cannot be "
-            "forecast."
-        )
-    else:
-        out += risk.caveats
-    out += [*ours.notes, *theirs.notes]
-    few = [sample for sample in (ours, theirs) if len(sample.texts) < FEW_TEXTS]
-    out += [f"{sample.name} has {len(sample.texts)} texts only: all figures are rough." for sample in few]
-    seen = {" ".join(text.casefold().split()) for text in ours.texts}
-    shared = sum(" ".join(text.casefold().split()) in seen for text in theirs.texts)
-    if shared:
-        out.append(
-            f"{shared:,} of the {len(theirs.texts):,} target texts are among the source's: the domains look "
-            f"closer "
-            "than they are, and scores on those texts would be too good."
-        )
-    if cut > 0.02:
-        out.append(
-            f"{100 * cut:.0f} % of the target's texts are longer than the {max_length} tokens that are read."
-        )
-    out.append(
-        "How far apart texts are hardly tells by itself whether transfer hurts; the forecast does not rest "
-        "on it."
-    )
-    return tuple(dict.fromkeys(out))
 
 
 def _figure(figure: Figure | None) -> dict[str, float] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import datasets
 import numpy as np
@@ -219,6 +219,16 @@ def load_side(
     known = np.array([canonical(value) is not None for value in table[label][:]], dtype=bool)
     options = place_options(place, text_column=text, label_column=label)
     return _labelled_file(table, known, options, role, place)
+
+
+def load_pairs(place: str, role: Role, languages: tuple[str, str], *, seed: int) -> DomainData:
+    """Load a file or ``sample:NAME`` of parallel text for a comparison.
+
+    Raises:
+        DataError: the file cannot be read, or lacks one of the languages.
+    """
+    where: dict[str, Any] = {"role": role, "seed": seed, "need": (), "languages": languages}
+    return load_domain(place_options(place), objective="translation", **where)
 
 
 def _labelled_file(

@@ -41,7 +41,7 @@ class Statistic:
             samples came from one domain.
         p_value: of no shift; None where there is no test.
         meaning: what it says, in plain words.
-        group: embeddings, vocabulary or labels.
+        group: embeddings, vocabulary or labels; of parallel text also translation and references.
         detail: further figures by name.
     """
 
@@ -52,7 +52,7 @@ class Statistic:
     interval_of: Literal["value", "no shift"]
     p_value: float | None
     meaning: str
-    group: Literal["embeddings", "vocabulary", "labels"]
+    group: Literal["embeddings", "vocabulary", "labels", "translation", "references"]
     detail: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

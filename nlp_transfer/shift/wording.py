@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.probe import ProbeResult
+
+if TYPE_CHECKING:
+    from nlp_transfer.shift.risk import Risk
+    from nlp_transfer.shift.rows import Sample
+    from nlp_transfer.shift.translation import TranslationShift
+
+FEW_TEXTS = 100
+"""Fewer texts than this make every figure of a report rough."""
 
 
 def _percent(value: float) -> str:
@@ -95,3 +104,44 @@ def caveats(probe: ProbeResult, outside: Sequence[str]) -> tuple[str, ...]:
             "Outside of what was studied: " + "; ".join(outside) + ". Take the figures as a rough guide."
         )
     return tuple(out)
+
+
+def report_caveats(
+    ours: Sample,
+    theirs: Sample,
+    risk: Risk | None,
+    translation: TranslationShift | None,
+    cut: float,
+    max_length: int,
+) -> tuple[str, ...]:
+    """What the figures of a report cannot say."""
+    out: list[str] = []
+    if translation is not None:
+        out += translation.caveats(ours.name, theirs.name)
+    elif risk is None:
+        out.append(
+            f"{ours.name} has no usable labels: the texts are compared, and whether training on it helps "
+            "cannot be forecast."
+        )
+    else:
+        out += risk.caveats
+    out += [*ours.notes, *theirs.notes]
+    few = [sample for sample in (ours, theirs) if len(sample.texts) < FEW_TEXTS]
+    out += [f"{sample.name} has {len(sample.texts)} texts only: all figures are rough." for sample in few]
+    seen = {" ".join(text.casefold().split()) for text in ours.texts}
+    shared = sum(" ".join(text.casefold().split()) in seen for text in theirs.texts)
+    if shared:
+        out.append(
+            f"{shared:,} of the {len(theirs.texts):,} target texts are among the source's: the domains look "
+            f"closer "
+            "than they are, and scores on those texts would be too good."
+        )
+    if cut > 0.02:
+        out.append(
+            f"{100 * cut:.0f} % of the target's texts are longer than the {max_length} tokens that are read."
+        )
+    out.append(
+        "How far apart texts are hardly tells by itself whether transfer hurts"
+        + ("; the forecast does not rest on it." if risk else ".")
+    )
+    return tuple(dict.fromkeys(out))

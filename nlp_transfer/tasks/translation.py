@@ -57,7 +57,7 @@ class TranslationOptions(Options):
     @model_validator(mode="after")
     def _two_languages(self) -> TranslationOptions:
         if self.source_lang == self.target_lang:
-            raise ValueError(f"source_lang and target_lang are both {self.source_lang!r}: name two languages")
+            raise ValueError(f"source_lang and target_lang are both {self.source_lang!r}: give two languages")
         return self
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nlp_transfer.adaptation import ADAPTATIONS
+from nlp_transfer.console import warn
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
@@ -95,6 +96,21 @@ def target_texts(target: DomainData) -> Dataset | None:
     return concatenate_datasets(tables) if tables else None
 
 
+def _mixed(source: Dataset, target: int, share: float, seed: int) -> Dataset:
+    """The source rows that make up ``share`` of a training beside ``target`` rows."""
+    from nlp_transfer.data.load import take_rows
+    from nlp_transfer.data.select import mixed_rows
+
+    rows = mixed_rows(len(source), target, share, seed=seed)
+    reached = len(rows) / (len(rows) + target)
+    if reached < 0.95 * share:
+        warn(
+            f"source.mix: the source has {len(rows):,} rows, which are {100 * reached:.0f}% of the training "
+            f"rows, not {100 * share:.0f}%"
+        )
+    return take_rows(source, rows)
+
+
 def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
     """The training phases, in order.
 
@@ -107,7 +123,10 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
     phases = []
     if source is not None and source.train is not None:
         if recipe.source is not None and recipe.source.mode == "joint" and target.train is not None:
-            rows = concatenate_datasets([source.train, target.train])
+            known = source.train
+            if recipe.source.mix is not None:
+                known = _mixed(known, len(target.train), recipe.source.mix, recipe.seed)
+            rows = concatenate_datasets([known, target.train])
             return [Phase("joint", rows, target.validation or source.validation)]
         phases.append(Phase("source", source.train, source.validation))
     if target.train is not None:

@@ -128,7 +128,7 @@ def train(
     pretrained = _start(recipe, task, domains)
     tokenizer = load_tokenizer(pretrained, recipe.model)
     task = task.settle(tokenizer, load_config(pretrained, recipe.model))
-    shift = shift_summary(recipe, domains) if recipe.shift.enabled and "source" in domains else None
+    shift = shift_summary(recipe, domains, task) if recipe.shift.enabled and "source" in domains else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
@@ -201,6 +201,8 @@ def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
             base=recipe.base,
             need=needed if role == "source" or options.trains else (),
         )
+    if recipe.source is not None and recipe.source.select is not None:
+        domains["source"] = _select(recipe, task, domains)
     for finding_role, data in domains.items():
         _tell(data.checks, f"{finding_role} ")
     if len(domains) == 2:
@@ -208,6 +210,31 @@ def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
         _tell(between, "")
         domains["target"] = replace(domains["target"], checks=[*domains["target"].checks, *between])
     return domains
+
+
+def _select(recipe: Recipe, task: Task, domains: dict[str, DomainData]) -> DomainData:
+    """The source with the rows that ``source.select`` keeps."""
+    from nlp_transfer.data.select import select_source
+
+    assert recipe.source is not None
+    assert recipe.source.select is not None
+    embed = None
+    if recipe.source.select.method == "similarity":
+        from nlp_transfer.models.embed import Embedder
+        from nlp_transfer.models.load import locate
+        from nlp_transfer.shift.translation import Translator
+
+        if isinstance(task, TranslationTask):
+            embedder = Translator(task, recipe.model).embedder()
+        else:
+            embedder = Embedder.load(locate(recipe.model), recipe.model, normalize=True)
+
+        def embed(texts: Sequence[str]) -> Any:
+            return embedder.embed(list(texts)).features
+
+    return select_source(
+        domains["source"], domains["target"], recipe.source.select, seed=recipe.seed, embed=embed
+    )
 
 
 def _tell(findings: Iterable[Finding], prefix: str) -> None:
@@ -227,14 +254,20 @@ def check_labels(task: Task, domains: dict[str, DomainData]) -> None:
                 task.check_labels(rows, name=f"{role}.{split}")
 
 
-def shift_summary(recipe: Recipe, domains: dict[str, DomainData]) -> ShiftReport | None:
+def shift_summary(recipe: Recipe, domains: dict[str, DomainData], task: Task) -> ShiftReport | None:
     """The shift between source and target text, before any training."""
     from nlp_transfer.shift.report import shift_report
 
+    translator = None
+    if isinstance(task, TranslationTask):
+        from nlp_transfer.shift.translation import Translator
+
+        translator = Translator(task, recipe.model)
     return shift_report(
         domains["source"],
         domains["target"],
         model=recipe.model,
+        translator=translator,
         strategy=recipe.strategy.kind,
         max_samples=recipe.shift.max_samples,
         permutations=recipe.shift.permutations,

@@ -18,6 +18,7 @@ from nlp_transfer.data.checks import fingerprint
 from nlp_transfer.data.domains import DomainData, DomainOptions, load_domain
 from nlp_transfer.data.languages import language, names_of
 from nlp_transfer.data.load import read_parallel
+from nlp_transfer.data.options import anchored
 from nlp_transfer.errors import DataError
 
 Write = Callable[..., str]
@@ -295,6 +296,17 @@ def test_contradictions(options: dict, message: str) -> None:
 )
 def test_name_is_guessed_from_both_files(source: str, target: str, name: str) -> None:
     assert DomainOptions(train={"source": source, "target": target}).domain_name() == name
+
+
+def test_a_dumped_recipe_finds_its_parallel_files(write: Write, tmp_path: Path) -> None:
+    write("here/x.de", "eins\n")
+    write("here/x.en", "one\n")
+    files = [{"source": "x.de", "target": "x.en"}, "elsewhere.jsonl"]
+    here = tmp_path / "here"
+    assert anchored(files, here) == [
+        {"source": str(here / "x.de"), "target": str(here / "x.en")},
+        "elsewhere.jsonl",
+    ]
 
 
 def test_languages() -> None:

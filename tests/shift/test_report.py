@@ -286,7 +286,7 @@ def run(*arguments):
 def test_several_sources_are_ranked_by_the_forecast(files, words, tmp_path, capsys):
     reports = shift_of_files(
         [files["flipped"], files["none"], files["books"]],
-        files["pans"],
+        [files["pans"]],
         output=tmp_path / "out",
         permutations=20,
     )
@@ -318,7 +318,7 @@ def test_the_command_writes_both_files_and_never_overwrites(files, words, tmp_pa
 
 def test_exit_code_3_where_the_risk_is_reached(files, words, monkeypatch):
     call = ["shift", "--source", files["flipped"], "--target", files["pans"], "--permutations", "9"]
-    level = shift_of_files([files["flipped"]], files["pans"], permutations=9)[0].risk.level
+    level = shift_of_files([files["flipped"]], [files["pans"]], permutations=9)[0].risk.level
     assert run(*call, "--fail-on", "moderate") == (0 if level == "low" else 3)
     assert run(*call, "--fail-on", "high") == (3 if level == "high" else 0)
 

@@ -1,0 +1,63 @@
+"""Which source rows a run trains on: ``source.select`` and ``source.mix``."""
+
+import json
+
+import pytest
+
+from nlp_transfer.errors import RecipeError
+from nlp_transfer.tasks import TASKS
+from nlp_transfer.training.phases import plan_phases
+from nlp_transfer.training.run import load_domains, train
+
+
+def domains_of(recipe):
+    return load_domains(recipe, TASKS[recipe.task.kind][0](recipe.task))
+
+
+def test_mix_is_the_share_of_source_rows(make_recipe):
+    recipe = make_recipe("source.mode=joint", "source.mix=0.2", source=True)
+    domains = domains_of(recipe)
+    (phase,) = plan_phases(recipe, domains)
+    target, rows = domains["target"].train, phase.rows
+    assert len(rows) == len(target) + 8 == 40
+    assert rows["text"][8:] == target["text"][:]
+    assert set(rows["text"][:8]) < set(domains["source"].train["text"][:])
+    assert rows["text"][:8] != domains["source"].train["text"][:8]
+    assert rows["text"][:] == plan_phases(recipe, domains)[0].rows["text"][:]
+    everything = make_recipe("source.mode=joint", source=True)
+    assert len(plan_phases(everything, domains)[0].rows) == 64
+
+
+def test_a_source_that_is_too_small_is_said(make_recipe, capsys):
+    recipe = make_recipe("source.mode=joint", "source.mix=0.8", source=True)
+    (phase,) = plan_phases(recipe, domains_of(recipe))
+    assert len(phase.rows) == 64
+    assert "32 rows, which are 50% of the training rows, not 80%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["moore_lewis", "similarity"])
+def test_a_run_trains_on_the_selected_rows(method, make_recipe, capsys):
+    choice = f"source.select={{method: {method}, fraction: 0.25}}"
+    recipe = make_recipe(choice, "training.num_train_epochs=1", source=True)
+    chosen = domains_of(recipe)["source"]
+    assert chosen.sizes["train"] == 8
+    assert chosen.sizes["test"] == 12
+    result = train(recipe)
+    assert f"the 8 of 32 rows that are most like the target are used ({method})" in capsys.readouterr().err
+    kept = json.loads((result.output_dir / "environment.json").read_text(encoding="utf-8"))
+    assert chosen.fingerprints["train"] in json.dumps(kept)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["source.mix=0.25"], "give mode joint"),
+        (["source.mode=joint", "source.mix=1"], "less than 1"),
+        (["source.select.fraction=0"], "greater than 0"),
+        (["source.select.method=moore"], "source.select.method"),
+        (["source.select.fracton=0.5"], "did you mean 'fraction'"),
+    ],
+)
+def test_what_cannot_be(overrides, says, make_recipe):
+    with pytest.raises(RecipeError, match=says):
+        make_recipe(*overrides, source=True)
