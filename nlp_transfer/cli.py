@@ -52,10 +52,47 @@ def train(
     from nlp_transfer.recipe import Recipe
 
     loaded = Recipe.load(recipe, overrides or ())
+    from nlp_transfer.processes import leave_processes
     from nlp_transfer.reporting.summary import print_run
     from nlp_transfer.training.run import train as run
 
     print_run(run(loaded, overwrite=overwrite, resume=resume))
+    leave_processes()
+
+
+@app.command()
+def launch(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, help="Over all machines together.")] = 1,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Run on the CPU, even where there are GPUs.")] = False,
+    machines: Annotated[int, typer.Option(min=1, help="Run this command on each of them.")] = 1,
+    machine_rank: Annotated[int, typer.Option(min=0, help="Of this machine; 0 is the main one.")] = 0,
+    main_address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Of the main machine.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="An accelerate configuration, such as recipes/accelerate/fsdp.yaml.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier run in output_dir.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train on several processes or machines, through accelerate launch."""
+    from nlp_transfer import launch as launcher
+    from nlp_transfer.recipe import Recipe
+
+    Recipe.load(recipe, overrides or ())
+    flags = [*(["--overwrite"] if overwrite else []), *(["--resume"] if resume else [])]
+    arguments = [recipe, *(overrides or ()), *flags]
+    if processes == 1 and config is None:
+        launcher.prepare_one(arguments, cpu=cpu)
+        return train(recipe, overrides, overwrite, resume)
+    wanted = launcher.Processes(processes, cpu, machines, machine_rank, main_address, config)
+    if code := launcher.launch(arguments, wanted):
+        raise typer.Exit(code)
+    return None
 
 
 @app.command()
@@ -270,25 +307,26 @@ def run_command(command: Callable[[], Any]) -> int:
     try:
         outcome = command()
     except NlpTransferError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_code)
         return error.exit_code
     except typer.Exit as stop:
         return stop.exit_code
     except _UsageError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted")
+        _fail("interrupted", 130)
         return 130
     except SystemExit as stop:  # Rich and typer leave so when the reader of a pipe has seen enough
         if isinstance(stop.__context__, BrokenPipeError):
             return 0
         raise
     except Exception:
-        traceback.print_exc()
-        _fail("this is a bug in nlp_transfer: please report it with the lines above")
+        _fail(
+            "this is a bug in nlp_transfer: please report it with the lines above", 1, traceback.format_exc()
+        )
         return 1
     if outcome == 130:  # typer has caught the KeyboardInterrupt
-        _fail("interrupted")
+        _fail("interrupted", 130)
     return outcome if isinstance(outcome, int) else 0
 
 
@@ -305,12 +343,15 @@ def _usage(error: Any) -> int:
     return 2
 
 
-def _fail(message: str) -> None:
-    from rich.text import Text
+def _fail(message: str, exit_code: int = 2, trace: str | None = None) -> None:
+    """Say it here, or let the launcher of this process say it once for all of them."""
+    from nlp_transfer.console import fail
+    from nlp_transfer.processes import report_failure
 
-    from nlp_transfer.console import stderr
-
-    stderr().print(Text.assemble(("error: ", "bold red"), message))
+    if not report_failure(message, exit_code, trace):
+        if trace is not None:
+            sys.stderr.write(trace)
+        fail(message)
 
 
 if __name__ == "__main__":

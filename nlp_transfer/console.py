@@ -71,6 +71,13 @@ def warn(text: str) -> None:
     _say(f"warning: {text}", "yellow")
 
 
+def fail(message: str) -> None:
+    """Say why this ends; from whichever process calls."""
+    from rich.text import Text
+
+    stderr().print(Text.assemble(("error: ", "bold red"), message))
+
+
 def _say(text: str, style: str) -> None:
     if is_main_process():
         from rich.text import Text

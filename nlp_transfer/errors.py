@@ -65,6 +65,28 @@ class OutputError(NlpTransferError):
     """A folder or file that cannot be written, or that would be overwritten."""
 
 
+class LaunchError(NlpTransferError):
+    """Processes that did not come up, or that cannot do what was asked."""
+
+
+class TrainingError(NlpTransferError):
+    """Training that cannot go on, such as a loss that is not finite; checkpoints are as they were."""
+
+
+class InterruptedTraining(NlpTransferError):
+    """Ctrl-C or SIGTERM, after a checkpoint was written.
+
+    Args:
+        message: what happened.
+        exit_code: 130 after Ctrl-C, 143 after SIGTERM.
+        fix: how to go on.
+    """
+
+    def __init__(self, message: str, *, exit_code: int, fix: str) -> None:
+        super().__init__(message, fix=fix)
+        self.exit_code = exit_code
+
+
 class MissingExtraError(NlpTransferError):
     """An optional package is needed and not installed."""
 

@@ -347,6 +347,7 @@ def test_doctor_names_an_old_package_and_its_cure(monkeypatch):
 HELP = {
     "": "Transfer learning",
     "train": "RECIPE",
+    "launch": "--processes",
     "evaluate": "--data",
     "predict": "--input",
     "shift": "--target",

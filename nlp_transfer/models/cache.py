@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlp_transfer.console import warn
+from nlp_transfer.console import is_main_process, warn
 from nlp_transfer.models.weights import read_header
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class EmbeddingStore:
     def add(self, keys: NDArray[np.bytes_], features: NDArray[np.float32]) -> None:
         """Keep the vectors [m, ...] of these keys [m]; on disk where that works, else in memory."""
         shard = _Shard(keys, np.ascontiguousarray(features, dtype=np.float32), None)
-        if self.folder is not None:
+        if self.folder is not None and is_main_process():
             try:
                 self._prepare(self.folder)
                 path = _write(self.folder, shard)
@@ -144,7 +144,7 @@ class EmbeddingStore:
         small = [
             shard for shard in self._shards if shard.path is not None and shard.features.nbytes < SMALL_SHARD
         ]
-        if self.folder is None or len(small) <= MAX_SMALL:
+        if self.folder is None or len(small) <= MAX_SMALL or not is_main_process():
             return
         keys, first = np.unique(np.concatenate([shard.keys for shard in small]), return_index=True)
         features = np.concatenate([shard.features for shard in small])[first]

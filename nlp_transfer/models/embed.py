@@ -26,6 +26,7 @@ from nlp_transfer.models.load import ModelOptions, ModelSource
 from nlp_transfer.models.pooling import Layer, Pooling, pool_layers
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.models.weights import weights_fingerprint
+from nlp_transfer.processes import gather, rank, world_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,6 +95,8 @@ class Embedder:
         cache_dir: None: ``cache_root()``; False: keep embeddings in memory only.
         device: None: CUDA where there is one, else the CPU.
         progress: show a bar for long inputs on a terminal.
+        sharded: share the passes out among the processes of a launched run, all of which must then call
+            ``embed`` with the same texts; the main one writes the cache.
 
     Cost: one forward pass per distinct new text, sorted by length within windows of 20,000 texts.
 
@@ -118,6 +121,7 @@ class Embedder:
         cache_dir: str | Path | Literal[False] | None = None,
         device: str | torch.device | None = None,
         progress: bool = True,
+        sharded: bool = False,
     ) -> None:
         self.source = model if isinstance(model, ModelSource) else None
         self._model = None if isinstance(model, ModelSource) else model
@@ -126,6 +130,7 @@ class Embedder:
         self.pooling: Pooling = pooling
         self.layer: Layer = tuple(layer) if isinstance(layer, list | tuple) else layer
         self.normalize, self.max_length, self.progress = normalize, max_length, progress
+        self.sharded = sharded and world_size() > 1
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if precision == "auto":
             precision = "bf16" if bf16_pays(self.device.type) else "fp32"
@@ -224,10 +229,11 @@ class Embedder:
             for start in range(0, total, self._window):
                 window = _strings(texts[start : start + self._window], start)
                 keys, first, inverse = np.unique(text_keys(window), return_index=True, return_inverse=True)
-                missing = np.flatnonzero(self._store.find(keys) < 0)
+                missing = self._missing(keys)
                 bar.update(len(window) - len(missing))
                 if len(missing):
-                    vectors = self._encode([window[index] for index in first[missing]], bar)
+                    absent = [window[index] for index in first[missing]]
+                    vectors = (self._encode_shares if self.sharded else self._encode)(absent, bar)
                     self._store.add(keys[missing], vectors)
                     misses += len(missing)
                 if features is None:
@@ -256,6 +262,24 @@ class Embedder:
         if self.layer == "all":
             return WINDOW // 8
         return WINDOW // len(self.layer) + 1 if isinstance(self.layer, tuple) else WINDOW
+
+    def _missing(self, keys: NDArray) -> NDArray[np.intp]:
+        """Which keys' vectors are not there; on many processes, not there on one of them at least."""
+        absent = self._store.find(keys) < 0
+        if self.sharded:
+            absent = np.logical_or.reduce(gather(absent))
+        return np.flatnonzero(absent)
+
+    def _encode_shares(self, texts: list[str], bar: Any) -> NDArray[np.float32]:
+        """``_encode`` shared out among the processes: each takes every n-th text by length, all get all."""
+        order = np.argsort([-len(text) for text in texts], kind="stable")
+        own = order[rank() :: world_size()]
+        found = gather(self._encode([texts[index] for index in own], bar) if len(own) else None)
+        parts = [part for part in found if part is not None]
+        result = np.empty((len(texts), *parts[0].shape[1:]), dtype=np.float32)
+        for number, part in enumerate(parts):
+            result[order[number :: world_size()]] = part
+        return result
 
     @torch.inference_mode()
     def _encode(self, texts: list[str], bar: Any) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from nlp_transfer.models.precision import bf16_pays
+from nlp_transfer.processes import gather, rank, world_size
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,10 +58,10 @@ def predict_logits(
     ]
     rows = encoded.select_columns(columns)
     lengths = np.asarray(encoded["length"])
-    rank, processes = world()
+    own, world = rank(), world_size()
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for number, indices in enumerate(token_batches(lengths, budget)):
-        if number % processes != rank:
+        if number % world != own:
             continue
         chunk = rows[indices.tolist()]
         batch = collate([{name: chunk[name][i] for name in columns} for i in range(len(indices))])
@@ -69,20 +70,10 @@ def predict_logits(
             logits = model(**inputs).logits
         parts.append((indices, logits.float().cpu().numpy()))
     model.train(was_training)
-    if processes > 1:
-        from accelerate.utils import gather_object
-
-        parts = gather_object(parts)
+    parts = [part for found in gather(parts) for part in found]
     if not parts:
         return np.zeros((0, 0), dtype=np.float32)
     result = np.empty((len(lengths), parts[0][1].shape[1]), dtype=np.float32)
     for indices, values in parts:
         result[indices] = values
     return result
-
-
-def world() -> tuple[int, int]:
-    """Rank and number of processes; (0, 1) outside distributed runs."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

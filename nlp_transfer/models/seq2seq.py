@@ -11,8 +11,9 @@ import torch
 
 from nlp_transfer.errors import ModelError
 from nlp_transfer.models import load
-from nlp_transfer.models.inference import token_batches, world
+from nlp_transfer.models.inference import token_batches
 from nlp_transfer.models.precision import bf16_pays
+from nlp_transfer.processes import gather, rank, world_size
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -140,10 +141,10 @@ def translate(
     encoded = _encode(tokenizer, [prefix + text for text in unique], max_length)
     lengths = [len(ids) for ids in encoded]
     budget = max(1, (batch_tokens or GENERATION_TOKENS.get(device.type, 65_536)) // num_beams)
-    rank, processes = world()
+    own, processes = rank(), world_size()
     found: dict[int, str] = {}
     for number, indices in enumerate(token_batches(lengths, budget)):
-        if number % processes != rank:
+        if number % processes != own:
             continue
         batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, return_tensors="pt").to(device)
         limit = max_new_tokens or 2 * int(batch["input_ids"].shape[1]) + 16
@@ -162,10 +163,7 @@ def translate(
         if advance is not None:
             advance(len(indices))
     model.train(was_training)
-    if processes > 1:
-        from accelerate.utils import gather_object
-
-        found = dict(item for part in gather_object([found]) for item in part.items())
+    found = dict(item for part in gather(found) for item in part.items())
     by_text = {text: found[index] for index, text in enumerate(unique)}
     return [by_text.get(text, "") for text in texts]
 
@@ -212,10 +210,10 @@ def target_losses(
     model.eval()
     lengths = np.asarray(rows["length"])
     budget = batch_tokens or (2048 if device.type == "cpu" else 65_536)
-    rank, processes = world()
+    own, processes = rank(), world_size()
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for number, indices in enumerate(token_batches(lengths, budget)):
-        if number % processes != rank:
+        if number % processes != own:
             continue
         chunk = rows[indices.tolist()]
         batch = collate([{name: chunk[name][i] for name in chunk} for i in range(len(indices))])
@@ -230,10 +228,7 @@ def target_losses(
         tokens = labels.ne(-100).sum(1)
         parts.append((indices, losses.sum(1).double().cpu().numpy(), tokens.double().cpu().numpy()))
     model.train(was_training)
-    if processes > 1:
-        from accelerate.utils import gather_object
-
-        parts = gather_object(parts)
+    parts = [part for shared in gather(parts) for part in shared]
     total, count = np.zeros(len(lengths)), np.zeros(len(lengths))
     for indices, summed, counted in parts:
         total[indices], count[indices] = summed, counted

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from nlp_transfer.arguments import training_fields
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.precision import bf16_pays
+from nlp_transfer.processes import wants_cpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,8 @@ def training_arguments(
         RecipeError: the values contradict each other, or a tracker is not installed.
     """
     wanted = _renamed(recipe.training)
-    on_cpu = wanted.get("use_cpu") or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    on_cpu = wanted.get("use_cpu") or wants_cpu() or not has_gpu
     values: dict[str, Any] = {
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
@@ -51,6 +53,7 @@ def training_arguments(
         "bf16": not wanted.get("fp16") and bf16_pays("cpu" if on_cpu else "cuda"),
         "dataloader_pin_memory": not on_cpu,
         **task.trainer_defaults(wanted),
+        "ddp_find_unused_parameters": True,
         **strategy.trainer_defaults(),
     }
     if evaluates:

@@ -33,6 +33,8 @@ class LengthGroupedOrder(TrainerCallback):
         if isinstance(sampler, LengthGroupedSampler):
             seed = args.seed if args.data_seed is None else args.data_seed
             epoch = int((state.epoch or 0.0) + 1e-6)
+            # lengths are sorted within groups of this size: the same one for any split of a step's rows
+            sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             sampler.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlp_transfer.models.embed import Embedder
+from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen
 from nlp_transfer.tasks import SentimentTask
@@ -38,7 +40,11 @@ def fit_frozen(setup: Setup) -> Trained:
     assert isinstance(task, SentimentTask)
     started = time.perf_counter()
     embedder = Embedder.load(
-        setup.pretrained, recipe.model, layer=strategy.options.layer, normalize=strategy.options.normalize
+        setup.pretrained,
+        recipe.model,
+        layer=strategy.options.layer,
+        normalize=strategy.options.normalize,
+        sharded=True,
     )
     plan = plan_phases(recipe, setup.domains)
     if strategy.options.head == "mlp" and len(plan) > 1:
@@ -47,7 +53,8 @@ def fit_frozen(setup: Setup) -> Trained:
     for name, rows, *_ in plan:
         embeddings = embedder.embed(rows)
         fitting = time.perf_counter()
-        head = strategy.fit(
+        fit = functools.partial(
+            strategy.fit,
             np.asarray(embeddings.features),
             task.label_array(rows, name=f"{name}.train"),
             classes=task.num_labels if task.objective == "classification" else None,
@@ -55,6 +62,7 @@ def fit_frozen(setup: Setup) -> Trained:
             start=head,
             seed=recipe.seed,
         )
+        head = from_main(fit)
         records.append(
             {
                 "phase": name,

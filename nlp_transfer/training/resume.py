@@ -10,6 +10,7 @@ from nlp_transfer.console import is_main_process, warn
 from nlp_transfer.errors import OutputError
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.training.artifacts import RunFolder, write_json
+from nlp_transfer.training.checkpoints import read_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +22,6 @@ FINAL = "final"
 """Folder of a finished phase's weights, beside its checkpoints."""
 FINISHED = "finished.json"
 """The phase's figures; written after its weights, so it marks the phase as finished."""
-STATE = "trainer_state.json"
-"""The last file that the Trainer writes into a checkpoint."""
 
 
 def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
@@ -62,28 +61,14 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
         )
 
 
-def last_checkpoint(phase: Path) -> Path | None:
-    """The newest complete checkpoint of a phase, or None; one cut short by a crash is passed over."""
-    found = [path for path in phase.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    found.sort(key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    return next((path for path in found if _state(path)), None)
-
-
 def stopped_early(checkpoint: Path) -> int | None:
     """The step at which early stopping ended the phase, where this is its last checkpoint, else None."""
-    state = _state(checkpoint)
+    state = read_state(checkpoint)
     stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
     if not stopping:
         return None
     counter = stopping["attributes"]["early_stopping_patience_counter"]
     return state["global_step"] if counter >= stopping["args"]["early_stopping_patience"] else None
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    try:
-        return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def keep_phase(trainer: Trainer, phase: Path, record: dict[str, Any]) -> None:

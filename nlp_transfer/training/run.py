@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from nlp_transfer.console import calm, is_main_process, notice, warn
 from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
+from nlp_transfer.processes import from_main, start_processes
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
@@ -113,8 +114,10 @@ def train(
             the model are known to be good.
     """
     from nlp_transfer.models.load import load_config, load_tokenizer
+    from nlp_transfer.training.faults import clear_errors
 
     started = time.perf_counter()
+    start_processes(recipe.training.get("ddp_timeout", 1800))
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
     if resume:
         check_resumable(folder, recipe)
@@ -128,7 +131,8 @@ def train(
     pretrained = _start(recipe, task, domains)
     tokenizer = load_tokenizer(pretrained, recipe.model)
     task = task.settle(tokenizer, load_config(pretrained, recipe.model))
-    shift = shift_summary(recipe, domains, task) if recipe.shift.enabled and "source" in domains else None
+    compares = recipe.shift.enabled and "source" in domains
+    shift = from_main(lambda: shift_summary(recipe, domains, task)) if compares else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
@@ -136,7 +140,8 @@ def train(
     metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started)
     result = RunResult(folder.path, metrics, shift)
     if is_main_process():
-        _write(setup, trained, result)
+        with clear_errors(folder.path):
+            _write(setup, trained, result)
     return result
 
 

@@ -7,18 +7,32 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from nlp_transfer.console import notice
+from nlp_transfer.console import is_main_process, notice
+from nlp_transfer.errors import OutputError
+from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
-from nlp_transfer.training.resume import keep_phase, last_checkpoint, stopped_early
+from nlp_transfer.training.checkpoints import last_checkpoint, remove_damaged
+from nlp_transfer.training.faults import (
+    FiniteWeights,
+    StopOnSignal,
+    check_finite_loss,
+    clear_errors,
+    is_out_of_memory,
+    smaller_batch,
+)
+from nlp_transfer.training.resume import keep_phase, load_phase, stopped_early
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
-    from transformers import TrainingArguments
+    from transformers import TrainerCallback, TrainingArguments
+    from transformers.trainer_utils import TrainOutput
 
     from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
@@ -48,6 +62,14 @@ class TransferTrainer(Trainer):
     ) -> Tensor:
         return self.task.loss(outputs["logits"], labels, num_items=num_items_in_batch)
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The Trainer's step, which ends the training where its loss is not finite."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite_loss(loss, inputs, self.state.global_step + 1)
+        return loss
+
     def evaluation_loop(
         self,
         dataloader: Any,
@@ -56,13 +78,22 @@ class TransferTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The Trainer's loop over logits, or the task's own figures where it has some."""
-        if self.figures is None:
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        found = {f"{metric_key_prefix}_{name}": value for name, value in self.figures().items()}
-        return EvalLoopOutput([], None, found, len(self.eval_dataset))  # type: ignore[arg-type]
+        """The Trainer's loop over logits, or the task's own figures where it has some.
+
+        The loss is the mean over the rows; the Trainer's own is over padded batches of all processes.
+        """
+        if self.figures is not None:
+            own = {f"{metric_key_prefix}_{name}": value for name, value in self.figures().items()}
+            return EvalLoopOutput([], None, own, len(self.eval_dataset))  # type: ignore[arg-type]
+        found = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+        )
+        logits, labels = found.predictions, found.label_ids
+        if isinstance(logits, np.ndarray) and logits.dtype.kind == "f" and isinstance(labels, np.ndarray):
+            loss = self.task.loss(torch.from_numpy(logits), torch.from_numpy(labels))
+            assert found.metrics is not None
+            found.metrics[f"{metric_key_prefix}_loss"] = float(loss)
+        return found
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """Split the Trainer's parameter groups by the strategy's learning-rate scales."""
@@ -86,24 +117,31 @@ class TransferTrainer(Trainer):
         return optimizer
 
 
-def fit_phase(model: nn.Module, setup: Setup, phase: Phase, *, keep: bool) -> dict[str, Any]:
-    """Train the model in place on one encoded phase; the best checkpoint's weights are in it afterwards.
+def fit_phase(
+    model: nn.Module, setup: Setup, phase: Phase, *, keep: bool, fresh: Callable[[], nn.Module]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train the model on one encoded phase.
 
     Args:
         model: prepared by the strategy.
         setup: of the run.
         phase: with encoded rows.
         keep: store the outcome, so that a later phase can be resumed without repeating this one.
+        fresh: makes the model again as it was before this phase.
 
     Returns:
-        What ``metrics.json`` says about the phase. Of a resumed phase, seconds, samples per second and
-        training loss are those since ``resumed_at``.
+        The model with the best checkpoint's weights: the same object, except under FSDP, which cannot give it
+        back whole. And what ``metrics.json`` says about the phase; of a resumed phase, seconds, samples per
+        second and training loss are those since ``resumed_at``.
 
     Raises:
         RecipeError: fields under ``training`` that contradict each other.
+        TrainingError: a loss that is not finite, or not enough memory for one row.
+        InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
+        OutputError: the disk is full or the folder cannot be written.
     """
-    trainer, checkpoint = _trainer(model, setup, phase)
-    outcome = trainer.train(resume_from_checkpoint=checkpoint)
+    folder = setup.folder.checkpoints(phase.name)
+    trainer, checkpoint, outcome = _train(model, setup, phase, fresh)
     state = trainer.state
     record = {
         "phase": phase.name,
@@ -120,9 +158,16 @@ def fit_phase(model: nn.Module, setup: Setup, phase: Phase, *, keep: bool) -> di
         "history": state.log_history,
     }
     record = _finite(record)
-    if keep:
-        keep_phase(trainer, setup.folder.checkpoints(phase.name), record)
-    return record
+    sharded = trainer.is_fsdp_enabled
+    if keep or sharded:
+        with clear_errors(folder):
+            keep_phase(trainer, folder, record)
+    if sharded:
+        gather(None)
+        model = fresh()
+        load_phase(model, folder, setup.task)
+        model.to(trainer.args.device)
+    return model, record
 
 
 def _speed(figures: dict[str, float], rows: int, batches: Any) -> float:
@@ -130,18 +175,61 @@ def _speed(figures: dict[str, float], rows: int, batches: Any) -> float:
     return round(figures["train_samples_per_second"] * rows / len(batches), 3)
 
 
-def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrainer, str | None]:
-    """The Trainer of a phase, and the checkpoint that it resumes from."""
+def _train(
+    model: nn.Module, setup: Setup, phase: Phase, fresh: Callable[[], nn.Module]
+) -> tuple[TransferTrainer, str | None, TrainOutput]:
+    """Train, with smaller batches from the last checkpoint on where the memory does not suffice."""
+    folder, resume = setup.folder.checkpoints(phase.name), setup.resume
+    fields: dict[str, int] = {}
+    while True:
+        trainer, checkpoint = _trainer(model, setup, phase, fields, resume=resume)
+        try:
+            with clear_errors(folder):
+                return trainer, checkpoint, trainer.train(resume_from_checkpoint=checkpoint)
+        except OutputError:
+            if is_main_process():
+                remove_damaged(folder)
+            raise
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fields, resume = smaller_batch(error, trainer.args), True
+        finally:
+            for callback in trainer.callback_handler.callbacks:
+                if isinstance(callback, StopOnSignal):
+                    callback.release()
+        del trainer
+        _restore(model, fresh())
+
+
+def _restore(model: nn.Module, start: nn.Module) -> None:
+    """Give the model the weights from before the phase, without room for a second one on its device."""
+    before = dict(start.named_parameters())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.grad = None
+            if parameter.requires_grad or before[name].requires_grad:
+                parameter.copy_(before[name])
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _trainer(
+    model: nn.Module, setup: Setup, phase: Phase, fields: dict[str, int], *, resume: bool
+) -> tuple[TransferTrainer, str | None]:
+    """The Trainer of a phase, and the checkpoint that it resumes from; ``fields`` replace arguments."""
     recipe, task, strategy = setup.recipe, setup.task, setup.strategy
     evaluates = phase.validation is not None
     folder = setup.folder.checkpoints(phase.name)
     arguments = training_arguments(recipe, task, strategy, folder, evaluates=evaluates)
-    checkpoint = last_checkpoint(folder) if setup.resume else None
+    for name, value in fields.items():
+        setattr(arguments, name, value)
+    checkpoint = from_main(lambda: last_checkpoint(folder)) if resume else None
     if checkpoint is not None:
         arguments.max_steps = stopped_early(checkpoint) or arguments.max_steps
     rows = task.training_rows(phase.rows, recipe.training, recipe.seed)
-    for name, value in task.batch_figures(rows).items():
-        notice(f"train on {phase.name}: {len(rows):,} batches, {name.replace('_', ' ')} {value:.0%}")
+    for name, share in task.batch_figures(rows).items():
+        notice(f"train on {phase.name}: {len(rows):,} batches, {name.replace('_', ' ')} {share:.0%}")
     figures = _figures(model, setup, phase, arguments)
     callbacks = [*strategy.callbacks(), LengthGroupedOrder()]
     if recipe.early_stopping is not None and arguments.eval_strategy != "no":
@@ -156,7 +244,7 @@ def _trainer(model: nn.Module, setup: Setup, phase: Phase) -> tuple[TransferTrai
         processing_class=setup.tokenizer,
         compute_metrics=task.compute_metrics if evaluates and figures is None else None,
         figures=figures,
-        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks],
+        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks, *_guards(setup)],
         task=task,
         strategy=strategy,
     )
@@ -182,6 +270,12 @@ def _figures(
         seed=setup.recipe.seed,
         generate=generate,
     )
+
+
+def _guards(setup: Setup) -> list[TrainerCallback]:
+    recipe, count = setup.folder.path / "recipe.yaml", world_size()
+    command = f"launch {recipe} --processes {count}" if count > 1 else f"train {recipe}"
+    return [StopOnSignal(f"nlp-transfer {command} --resume"), FiniteWeights()]
 
 
 def _finite(value: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import notice, warn
 from nlp_transfer.models.load import resolve_max_length
+from nlp_transfer.processes import main_first
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
@@ -32,12 +34,20 @@ def fine_tune(setup: Setup) -> Trained:
     from transformers import set_seed
 
     recipe, task = setup.recipe, setup.task
-    set_seed(recipe.seed)
-    model = task.build_model(
-        setup.pretrained, recipe.model, quantization=setup.strategy.quantization_config()
-    )
-    max_length = resolve_max_length(setup.tokenizer, model.config, recipe.model.max_length)
-    prepared = setup.strategy.prepare(model)
+
+    def fresh(after: str | None = None) -> Any:
+        """The prepared model with the weights of the phase before, or the pretrained ones."""
+        set_seed(recipe.seed)
+        quantization = setup.strategy.quantization_config()
+        model = setup.strategy.prepare(
+            task.build_model(setup.pretrained, recipe.model, quantization=quantization)
+        )
+        if after is not None:
+            load_phase(model, setup.folder.checkpoints(after), task)
+        return model
+
+    prepared = fresh()
+    max_length = resolve_max_length(setup.tokenizer, prepared.config, recipe.model.max_length)
     plan = plan_phases(recipe, setup.domains)
     for name, _, validation, *_ in plan:
         folder = setup.folder.checkpoints(name)
@@ -54,7 +64,9 @@ def fine_tune(setup: Setup) -> Trained:
             train = prepare(_encode(setup, rows, max_length, f"{name} training"))
             held_out = validation and prepare(_encode(setup, validation, max_length, f"{name} validation"))
             phase = Phase(name, train, held_out, validation, collate)
-            record = fit_phase(prepared, setup, phase, keep=number < len(plan))
+            before = functools.partial(fresh, plan[number - 2].name if number > 1 else None)
+            keep = number < len(plan)
+            prepared, record = fit_phase(prepared, setup, phase, keep=keep, fresh=before)
         records.append(record)
     trainable, total = count_parameters(prepared.parameters())
     return Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
@@ -75,7 +87,7 @@ def _batching(
 
 def _encode(setup: Setup, rows: Dataset, max_length: int, name: str) -> Dataset:
     """Encode rows and warn when many texts are cut."""
-    encoded = setup.task.encode(rows, setup.tokenizer, max_length, name=name)
+    encoded = main_first(lambda: setup.task.encode(rows, setup.tokenizer, max_length, name=name))
     cut = setup.task.truncation_rate(encoded)
     if cut > TRUNCATION_WARNING:
         warn(

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "nlp_transfer"
 
 LAYERS = [
-    {"errors", "options", "console"},
+    {"errors", "options", "console", "processes"},
     {"numeric"},
     {"models", "data"},
     {"tasks", "strategies", "adaptation"},

@@ -268,9 +268,9 @@ def test_without_validation_the_last_weights_are_saved(make_recipe, data):
 
 
 def test_divergence_is_a_message(make_recipe):
-    from nlp_transfer.errors import ModelError
+    from nlp_transfer.errors import TrainingError
 
-    with pytest.raises(ModelError, match="not numbers"):
+    with pytest.raises(TrainingError, match="not finite"):
         train(make_recipe("training.learning_rate=1e30", "training.max_grad_norm=0"))
 
 
