@@ -157,10 +157,11 @@ def measure(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             if name == "setfit":
                 settings = [length, ITERATIONS, options.max_steps]
                 make = functools.partial(setfit, python, *files, length, seed, options.max_steps)
+                found |= kept(work, f"{stem}.{name}", settings, make)
             else:
                 settings = [length, BATCH, OURS[name]]
                 make = functools.partial(ours, name, *files, length, seed)
-            found |= kept(work, f"{stem}.{name}", settings, make)
+                found[name] = kept(work, f"{stem}.{name}", settings, make)
         for method, run in found.items():
             runs.append({"dataset": dataset, "labels": labels, "draw": seed, "method": method, **run})
             print(f"{stem:14} {method:32} {run['accuracy']:.4f} {run['cpu_seconds']:7.1f} s", flush=True)

@@ -94,12 +94,15 @@ class Recipe(Options):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_translator(cls, values: Any) -> Any:
-        """A translation recipe that names no model gets the one of its pair of languages."""
-        task, model = (
-            (values.get(key) or {} for key in ("task", "model")) if isinstance(values, dict) else ({}, {})
-        )
-        if not isinstance(task, dict) or task.get("kind") != "translation" or not isinstance(model, dict):
+    def _defaults_of_the_task(cls, values: Any) -> Any:
+        """A task without a kind is sentiment; a translation without a model gets that of its languages."""
+        task = values.get("task") if isinstance(values, dict) else None
+        if not isinstance(task, dict):
+            return values
+        model = values.get("model") or {}
+        if "kind" not in task:
+            return {**values, "task": {"kind": "sentiment", **task}}
+        if task["kind"] != "translation" or not isinstance(model, dict):
             return values
         pair = f"{task.get('source_lang')}-{task.get('target_lang')}"
         return {**values, "model": {"name": f"Helsinki-NLP/opus-mt-{pair}", **model}}
