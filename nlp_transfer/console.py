@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -34,6 +35,19 @@ def stdout() -> Console:
     return Console(highlight=False, soft_wrap=False)
 
 
+class _Unasked(logging.Filter):
+    """Drops messages of transformers that ask nothing of the user.
+
+    Weights that are tied or computed are "missing" in every checkpoint of an encoder-decoder; what is really
+    missing is an error when the model is loaded.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show the record."""
+        text = str(record.msg)
+        return not text.startswith(("There were missing keys in the checkpoint", "mtime may not be reliable"))
+
+
 @contextlib.contextmanager
 def calm() -> Iterator[None]:
     """Hide the bars of datasets and transformers, and warnings of peft that ask nothing of the user.
@@ -41,11 +55,14 @@ def calm() -> Iterator[None]:
     Everything is as it was after the block.
     """
     import datasets
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    shown = not datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    shown = not datasets.are_progress_bars_disabled(), transformers_logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    handlers, unasked = logging.getLogger("transformers").handlers, _Unasked()
+    for handler in handlers:
+        handler.addFilter(unasked)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -54,10 +71,12 @@ def calm() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Recommended: pip install sacremoses", UserWarning)
             yield
     finally:
+        for handler in handlers:
+            handler.removeFilter(unasked)
         if shown[0]:
             datasets.enable_progress_bars()
         if shown[1]:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 @functools.cache

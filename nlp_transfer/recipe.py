@@ -136,7 +136,8 @@ class Recipe(Options):
         if self.model.pooling != "auto":
             raise ValueError("model.pooling is for classifiers: leave it out with the task translation")
         if isinstance(self.strategy, FrozenOptions):
-            given = sorted(self.strategy.model_fields_set - {"kind"})
+            plain = FrozenOptions()
+            given = [name for name, value in self.strategy if value != getattr(plain, name)]
             if given:
                 raise ValueError(
                     f"strategy.{given[0]} is for classifiers: strategy frozen with the task translation "

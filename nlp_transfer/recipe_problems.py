@@ -130,7 +130,9 @@ def _user_path(loc: tuple, values: Any, recipe: type[Options], tables: Tables) -
     model: type[Options] | None = recipe
     names: list[str] = []
     for index, part in enumerate(loc):
-        is_tag = isinstance(values, dict) and part not in values and values.get("kind") == part
+        kinds = tables.get(path[0], {}) if path else {}
+        is_tag = isinstance(values, dict) and part not in values and values.get("kind", part) == part
+        is_tag = is_tag and part in kinds
         is_branch = isinstance(part, str) and index > 0 and not isinstance(values, dict)
         if is_tag or is_branch:
             entry = tables.get(path[0], {}).get(part)

@@ -68,7 +68,7 @@ class EncoderStates:
         padded = torch.zeros(len(found), width, self.width)
         mask = torch.zeros(len(found), width, dtype=torch.long)
         for index, states in enumerate(found):
-            padded[index, : len(states)] = torch.from_numpy(np.asarray(states, dtype=np.float32))
+            padded[index, : len(states)] = torch.from_numpy(np.array(states, dtype=np.float32))
             mask[index, : len(states)] = 1
         return padded, mask
 

@@ -82,9 +82,9 @@ class PairCollator:
         model: Any = None,
         states: EncoderStates | None = None,
     ) -> None:
-        while model is not None and not hasattr(model, "prepare_decoder_input_ids_from_labels"):
-            model = model.get_base_model() if hasattr(model, "get_base_model") else model.module
-        self.tokenizer, self.model, self.states = tokenizer, model, states
+        model = getattr(model, "module", model)
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.tokenizer, self.states = tokenizer, states
         self.multiple = 8 if torch.cuda.is_available() else 1
 
     def __call__(self, rows: list[Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class PairCollator:
             labels = _padded([row["labels"] for row in rows], -100, self.multiple)
             batch["labels"] = labels
             if self.model is not None:
-                batch["decoder_input_ids"] = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+                batch["decoder_input_ids"] = decoder_inputs(self.model, labels)
         if "weight" in rows[0]:
             batch["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         return batch
@@ -111,6 +111,18 @@ class PairCollator:
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
         return {"input_ids": ids, "attention_mask": mask}
+
+
+def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
+    """The labels moved one place to the right, behind the token that the model starts with.
+
+    The model's own way where it has one: mBART starts with the language code that ends the labels.
+    """
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        return model.prepare_decoder_input_ids_from_labels(labels=labels)
+    moved = torch.full_like(labels, model.config.decoder_start_token_id)
+    moved[:, 1:] = labels[:, :-1]
+    return moved.masked_fill(moved == -100, model.config.pad_token_id)
 
 
 def _padded(sequences: list[list[int]], value: int, multiple: int) -> Tensor:

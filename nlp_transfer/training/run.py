@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from nlp_transfer.console import calm, is_main_process, notice, warn
 from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
+from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.processes import from_main, start_processes
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
@@ -130,7 +131,9 @@ def train(
     check_labels(task, domains)
     pretrained = _start(recipe, task, domains)
     tokenizer = load_tokenizer(pretrained, recipe.model)
-    task = task.settle(tokenizer, load_config(pretrained, recipe.model))
+    config = load_config(pretrained, recipe.model)
+    task = task.settle(tokenizer, config)
+    check_precision(recipe, config)
     compares = recipe.shift.enabled and "source" in domains
     shift = from_main(lambda: shift_summary(recipe, domains, task)) if compares else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
@@ -143,6 +146,19 @@ def train(
         with clear_errors(folder.path):
             _write(setup, trained, result)
     return result
+
+
+def check_precision(recipe: Recipe, config: Any) -> None:
+    """Refuse float16 for models whose activations overflow in it.
+
+    Raises:
+        RecipeError: T5 and its kin with ``training.fp16``.
+    """
+    from nlp_transfer.models.languages import NO_HALF
+
+    if recipe.training.get("fp16") and config.model_type in NO_HALF:
+        message = f"{config.model_type} overflows in float16: set training.bf16=true, or leave both out"
+        raise RecipeError("training", [Problem("training.fp16", None, message)])
 
 
 def _start(recipe: Recipe, task: Task, domains: dict[str, DomainData]) -> ModelSource:
@@ -322,7 +338,7 @@ def _metrics(
         "task": setup.task.kind,
         "headline": setup.task.headline_metric,
         "strategy": recipe.strategy.kind,
-        "model": recipe.model.name,
+        "model": recipe.model.name if recipe.model.init == "pretrained" else "from scratch",
         "domains": {role: {"name": domains[role].name, **splits} for role, splits in scores.items()},
         "cost": {
             "seconds": round(seconds, 3),

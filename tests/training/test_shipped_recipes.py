@@ -8,6 +8,7 @@ import yaml
 
 from nlp_transfer import load_model, train
 from nlp_transfer.recipe import Recipe, shipped_recipes
+from tests.translators import tiny_translator
 
 
 def interval_figures(value):
@@ -20,7 +21,20 @@ def interval_figures(value):
                 yield from interval_figures(item)
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+TRANSLATORS = {"t5": "t5", "nllb": "nllb"}
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.startswith("translation/")])
+def test_shipped_translation_recipe_trains_and_translates(name, tmp_path):
+    model = tiny_translator(tmp_path / "model", TRANSLATORS.get(name.rpartition("/")[2], "marian"))
+    overrides = [f"model.name={model}", "training.max_steps=2", f"output_dir={tmp_path / 'run'}"]
+    recipe = Recipe.load(name, [*overrides, "target.max_samples=20", "shift.enabled=false"])
+    metrics = train(recipe).metrics
+    assert {"bleu", "chrf", "ter", "loss"} <= metrics["domains"]["target"]["test"].keys()
+    assert isinstance(load_model(tmp_path / "run").predict(["Guten Tag."])[0]["translation"], str)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("translation/")])
 def test_shipped_recipe_leaves_a_complete_run_folder(name, encoder, tmp_path):
     run = tmp_path / "run"
     overrides = [f"model.name={encoder}", "model.max_length=64", f"output_dir={run}"]
