@@ -18,7 +18,7 @@ from nlp_transfer.errors import OutputError, Problem, RecipeError
 from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
-from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
+from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress, WeightedLengthSampler
 from nlp_transfer.training.checkpoints import last_checkpoint, remove_damaged
 from nlp_transfer.training.faults import (
     FiniteWeights,
@@ -63,19 +63,37 @@ class TransferTrainer(Trainer):
     ) -> None:
         self.task, self.strategy, self.figures = task, strategy, figures
         self.penalty_figures = Figures()
+        self._row_weights: Tensor | None = None
         kwargs["compute_loss_func"] = self._task_loss
         super().__init__(*args, **kwargs)
 
     def _task_loss(
         self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
+        weights = self._row_weights
         if "penalty" not in outputs:
-            return self.task.loss(outputs["logits"], labels, num_items=num_items_in_batch)
+            return self.task.loss(outputs["logits"], labels, weights=weights, num_items=num_items_in_batch)
         known = labels != IGNORED_LABEL
+        weights = None if weights is None else weights[known]
         count = known.sum()
         window = count if num_items_in_batch is None else num_items_in_batch
-        task_loss = self.task.loss(outputs["logits"][known], labels[known], num_items=window)
+        task_loss = self.task.loss(outputs["logits"][known], labels[known], weights=weights, num_items=window)
         return split_loss(outputs, count / window, task_loss, self.penalty_figures)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Keep the column ``weight`` from the model; the task's loss takes it.
+
+        Weights have a mean of one over the training rows and the loss is divided by rows, not by weights, so
+        that micro-batches and processes add up to the loss of the whole.
+        """
+        self._row_weights = inputs.pop("weight", None)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "weight" not in columns:
+            columns.append("weight")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the penalties' figures to the training loss."""
@@ -84,8 +102,13 @@ class TransferTrainer(Trainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        return RandomSampler(rows) if isinstance(rows, PairedRows) else super()._get_train_sampler(rows)
+        """Random order for pairs; rows with a column ``draw`` are drawn in proportion to it."""
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, PairedRows):
+            return RandomSampler(rows)
+        if "draw" in getattr(rows, "column_names", ()):
+            return WeightedLengthSampler(self.args.train_batch_size, rows["length"][:], rows["draw"][:])
+        return super()._get_train_sampler(rows)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
