@@ -45,6 +45,11 @@ def halves(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows[0::2], rows[1::2]
 
 
+def full(values: Tensor) -> Tensor:
+    """In float32 at least."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 class Penalty(nn.Module, ABC):
     """A term of the loss.
 
@@ -83,8 +88,7 @@ def coral_distance(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _covariance(rows: Tensor) -> Tensor:
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    centred = rows - rows.mean(0)
+    centred = full(rows) - full(rows).mean(0)
     return centred.T @ centred / max(len(rows) - 1, 1)
 
 
@@ -138,7 +142,7 @@ class Mmd(Alignment):
         """MMD^2, unbiased: around zero, sometimes below, where the domains are alike."""
         parts = [rows.layers[layer] for layer in self.layers]
         if self.joint:
-            return joint_mmd2([*parts, rows.logits.float().softmax(-1)], self.kernel, self.bandwidths)
+            return joint_mmd2([*parts, full(rows.logits).softmax(-1)], self.kernel, self.bandwidths)
         total = rows.logits.new_zeros((), dtype=torch.float32)
         for part in parts:
             total = total + mmd2(*halves(part), kernel=self.kernel, bandwidths=self.bandwidths)
@@ -154,7 +158,7 @@ def joint_mmd2(
     """
     sizes = [part.shape[1] for part in parts]
     with torch.autocast(parts[0].device.type, enabled=False):
-        parts = [part.float() for part in parts]
+        parts = [full(part) for part in parts]
         widths = [list(bandwidths) if bandwidths else _median_grid(part) for part in parts]
 
         def product(a: Tensor, b: Tensor) -> Tensor:
@@ -197,8 +201,9 @@ class Coral(Alignment):
         for layer in self.layers:
             vectors = rows.layers[layer]
             if self.standardize:
-                spread = (vectors.detach() - vectors.detach().mean(0)).float().square().mean().sqrt()
-                vectors = vectors.float() / spread.clamp_min(1e-6)
+                vectors = full(vectors)
+                spread = (vectors.detach() - vectors.detach().mean(0)).square().mean().sqrt()
+                vectors = vectors / spread.clamp_min(1e-6)
             total = total + coral_distance(*halves(vectors))
         return total
 
@@ -251,7 +256,7 @@ class Dann(Penalty):
         factor = self.factor(rows)
         scores = self.scores(reverse_gradient(self.inputs(rows), factor))
         truth = torch.arange(len(scores), device=scores.device) % 2 == 1
-        losses = functional.binary_cross_entropy_with_logits(scores, truth.float(), reduction="none")
+        losses = functional.binary_cross_entropy_with_logits(scores, truth.to(scores.dtype), reduction="none")
         weights = self.row_weights(rows, factor)
         value = losses.mean() if weights is None else (weights * losses).sum() / weights.detach().sum()
         accuracy = ((scores > 0) == truth).float().mean()
@@ -266,7 +271,7 @@ class Dann(Penalty):
     def scores(self, inputs: Tensor) -> Tensor:
         """Log-odds of the target, [n], in float32."""
         dtype = next(self.discriminator.parameters()).dtype
-        return self.discriminator(inputs.to(dtype)).squeeze(1).float()
+        return full(self.discriminator(inputs.to(dtype)).squeeze(1))
 
     def inputs(self, rows: Rows) -> Tensor:
         """What the discriminator sees, [n, size]."""
@@ -317,9 +322,11 @@ class Cdan(Dann):
 
     def inputs(self, rows: Rows) -> Tensor:
         """The multilinear map [n, size]."""
-        features, classes = rows.layers[None].float(), rows.logits.detach().float().softmax(-1)
+        features, classes = full(rows.layers[None]), full(rows.logits.detach()).softmax(-1)
         if self.projected:
-            product = (features @ self.map_features.float()) * (classes @ self.map_classes.float())
+            product = (features @ self.map_features.to(features.dtype)) * (
+                classes @ self.map_classes.to(features.dtype)
+            )
             return product / math.sqrt(product.shape[1])
         return (classes[:, :, None] * features[:, None, :]).flatten(1)
 
@@ -327,7 +334,7 @@ class Cdan(Dann):
         """1 + exp(-entropy), each domain scaled to a sum of one; its gradient is reversed too."""
         if not self.entropy:
             return None
-        logs = rows.logits.float().log_softmax(-1)
+        logs = full(rows.logits).log_softmax(-1)
         entropy = reverse_gradient(-(logs.exp() * logs).sum(-1), factor)
         weights = 1.0 + torch.exp(-entropy)
         totals = torch.stack([half.detach().sum() for half in halves(weights)])

@@ -110,7 +110,7 @@ def corrupt_spans(
     ids = np.asarray(ids, dtype=np.int64)
     cut = min(max(round(len(ids) * share), 1), len(ids) - 1)
     if cut < 1:
-        return np.append(ids, end), np.array([sentinels[0], end])
+        return np.append(ids, [sentinels[0], end]), np.array([sentinels[0], end])
     spans = min(max(round(cut / mean_length), 1), len(sentinels), cut, len(ids) - cut)
     lengths, gaps = _parts(cut, spans, rng), _parts(len(ids) - cut, spans, rng)
     inputs, labels, place = [], [], 0
