@@ -9,6 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 from transformers import TrainerCallback
 
+from nlp_transfer.numeric.weights import draw_by_weight
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
@@ -26,7 +28,7 @@ class PairedRows(TorchDataset):
     the domains, not short texts with long ones.
 
     Args:
-        source: encoded rows with labels.
+        source: encoded rows with labels; a column ``draw`` says how often each comes, 1 being the mean.
         target: encoded rows; without ``labels`` theirs do not count.
         seed: of the pairing.
     """
@@ -39,7 +41,7 @@ class PairedRows(TorchDataset):
         """Draw the pairs of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         count = len(self)
-        self._source, self._target = (_cycle(len(side), count, rng) for side in (self.source, self.target))
+        self._source, self._target = (_cycle(side, count, rng) for side in (self.source, self.target))
 
     def __len__(self) -> int:
         return max(len(self.source), len(self.target))
@@ -56,9 +58,14 @@ class PairedRows(TorchDataset):
         return list(zip(*sides, strict=True))
 
 
-def _cycle(rows: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def _cycle(side: Dataset, count: int, rng: np.random.Generator) -> np.ndarray:
     """``count`` row numbers: one shuffled round after another."""
-    return np.concatenate([rng.permutation(rows) for _ in range(-(-count // rows))])[:count]
+    weights = np.asarray(side["draw"]) if "draw" in side.column_names else None
+    rounds = []
+    for _ in range(-(-count // len(side))):
+        drawn = len(side) if weights is None else draw_by_weight(weights, rng)
+        rounds.append(rng.permutation(drawn))
+    return np.concatenate(rounds)[:count]
 
 
 class PairedCollator:
@@ -80,7 +87,9 @@ class PairedCollator:
         defaults: dict[str, Any] = {"labels": IGNORED_LABEL}
         if any("weight" in row for row in rows):
             defaults["weight"] = 1.0
-        return self.collate([{**defaults, **row} for row in rows])
+        return self.collate(
+            [{**defaults, **{key: value for key, value in row.items() if key != "draw"}} for row in rows]
+        )
 
 
 class EpochSeed(TrainerCallback):

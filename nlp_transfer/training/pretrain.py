@@ -21,14 +21,16 @@ from nlp_transfer.console import notice
 from nlp_transfer.errors import ModelError
 from nlp_transfer.models import load
 from nlp_transfer.models.features import encoder_of
+from nlp_transfer.processes import from_main, main_first
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
 from nlp_transfer.training.checkpoints import last_checkpoint
+from nlp_transfer.training.faults import check_finite_loss
 from nlp_transfer.training.paired import EpochSeed
 from nlp_transfer.training.phases import Setup, target_texts
 from nlp_transfer.training.resume import finished_phase, keep_phase, load_phase
 from nlp_transfer.training.together import Together
-from nlp_transfer.training.trainer import drop_printing, phase_record, refuse_shards
+from nlp_transfer.training.trainer import drop_printing, guards, phase_record, refuse_shards, train_safely
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -72,7 +74,9 @@ def pretrain(model: nn.Module, setup: Setup, max_length: int) -> dict[str, Any]:
     tables = [target_texts(setup.domains["target"])]
     tables += [source.train] if options.with_source and source is not None else []
     texts = concatenate_datasets([table.select_columns(["text"]) for table in tables if table])
-    encoded = setup.task.encode(texts, setup.tokenizer, max_length, name="pretraining texts")
+    encoded = main_first(
+        lambda: setup.task.encode(texts, setup.tokenizer, max_length, name="pretraining texts")
+    )
     rows = CorruptedTexts(encoded, setup.tokenizer, method, objective, setup.recipe.seed)
     module = LanguageModel(model, setup, objective)
     arguments = training_arguments(setup.recipe, setup.task, setup.strategy, folder, evaluates=False)
@@ -84,12 +88,16 @@ def pretrain(model: nn.Module, setup: Setup, max_length: int) -> dict[str, Any]:
         data_collator=CorruptedCollator(setup.tokenizer),
         train_dataset=rows,
         processing_class=setup.tokenizer,
-        callbacks=[EpochSeed(rows), LengthGroupedOrder(), Progress("pretraining"), *setup.callbacks],
+        callbacks=[
+            *(EpochSeed(rows), LengthGroupedOrder(), Progress("pretraining")),
+            *setup.callbacks,
+            *guards(setup),
+        ],
     )
     drop_printing(trainer)
     refuse_shards(trainer)
-    checkpoint = last_checkpoint(folder) if setup.resume else None
-    outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    checkpoint = from_main(lambda: last_checkpoint(folder)) if setup.resume else None
+    outcome = train_safely(trainer, folder, checkpoint)
     record = phase_record(trainer, outcome, NAME, len(rows), checkpoint) | {"objective": objective}
     keep_phase(trainer, folder, record, save=functools.partial(setup.task.save_model, model))
     return record
@@ -199,6 +207,14 @@ class CorruptedCollator:
 
 class LanguageTrainer(Trainer):
     """A Trainer that groups corrupted texts by the length of the whole ones."""
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """The Trainer's step, which ends the training where its loss is not finite."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_finite_loss(loss, inputs, self.state.global_step + 1)
+        return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":

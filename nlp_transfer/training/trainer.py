@@ -259,24 +259,34 @@ def _train(
         ready = make_ready(model, setup, phase)
         trainer, checkpoint = _trainer(model, setup, phase, ready, fields, resume=resume)
         refuse_shards(trainer)
-        start = None if checkpoint is None else str(checkpoint)
         try:
-            with clear_errors(folder):
-                return trainer, checkpoint, trainer.train(resume_from_checkpoint=start)
-        except OutputError:
-            if is_main_process():
-                remove_damaged(folder)
-            raise
+            return trainer, checkpoint, train_safely(trainer, folder, checkpoint)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             fields, resume = smaller_batch(error, trainer.args), True
-        finally:
-            for callback in trainer.callback_handler.callbacks:
-                if isinstance(callback, StopOnSignal):
-                    callback.release()
         del trainer, ready
         _restore(model, fresh())
+
+
+def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> TrainOutput:
+    """Train from a checkpoint or from the start, with clear errors, and leave nothing half-written.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+        InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
+    """
+    try:
+        with clear_errors(folder):
+            return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except OutputError:
+        if is_main_process():
+            remove_damaged(folder)
+        raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, StopOnSignal):
+                callback.release()
 
 
 def _restore(model: nn.Module, start: nn.Module) -> None:
@@ -326,7 +336,7 @@ def _trainer(
         processing_class=setup.tokenizer,
         compute_metrics=task.compute_metrics if evaluates and figures is None else None,
         figures=figures,
-        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks, *_guards(setup)],
+        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks, *guards(setup)],
         task=task,
         strategy=strategy,
     )
@@ -353,7 +363,8 @@ def _figures(
     )
 
 
-def _guards(setup: Setup) -> list[TrainerCallback]:
+def guards(setup: Setup) -> list[TrainerCallback]:
+    """What watches every training: signals, and weights that are no longer finite."""
     recipe, count = setup.folder.path / "recipe.yaml", world_size()
     command = f"launch {recipe} --processes {count}" if count > 1 else f"train {recipe}"
     return [StopOnSignal(f"nlp-transfer {command} --resume"), FiniteWeights()]

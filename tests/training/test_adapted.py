@@ -395,3 +395,17 @@ def test_evaluating_runs_the_classifier_alone(encoder):
     batch = {"input_ids": torch.tensor([[2, 7, 3], [2, 8, 3]]), "attention_mask": torch.ones(2, 3)}
     assert torch.equal(module(**batch).logits, model(**batch).logits)
     assert "penalty" in module.train()(**batch)
+
+
+def test_source_rows_are_drawn_as_often_as_their_weight_says():
+    source = table(4).add_column("draw", [0.0, 0.5, 1.5, 2.0])
+    pairs = PairedRows(source, table(400, labelled=False, first=100), seed=0)
+    drawn = np.bincount([a["input_ids"][0] for a, _ in pairs.__getitems__(range(len(pairs)))], minlength=4)
+    np.testing.assert_allclose(drawn / 100, [0, 0.5, 1.5, 2], atol=0.15)
+
+
+def test_weights_and_penalties_act_together(unlabelled):
+    for apply in ("loss", "sampler"):
+        adaptation = [{"kind": "density_ratio", "apply": apply}, {"kind": "mmd"}]
+        record = train(unlabelled(adaptation=adaptation, name=apply)).metrics["phases"][0]
+        assert np.isfinite(record["training_loss"])
