@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Stage = Literal["pretraining", "instance", "feature", "penalty", "teacher", "labels"]
+Stage = Literal["pretraining", "instance", "feature", "penalty", "teacher", "labels", "rounds"]
 
 
 class AdaptationOptions(Options):
@@ -56,7 +56,8 @@ class Adaptation(ABC, Generic[OptionsT]):
     * ``feature``: a map of frozen embeddings, kept inside the model (``adaptation/feature.py``);
     * ``penalty``: a term of the loss while training;
     * ``teacher``: a source-trained model whose outputs or relations are learned too;
-    * ``labels``: labels for unlabelled target rows.
+    * ``labels``: labels for unlabelled target rows;
+    * ``rounds``: further training phases on the model's own labels for target rows.
     """
 
     summary: ClassVar[str]

@@ -173,6 +173,7 @@ def classifier_from_head(
     task: Any,
     *,
     transform: tuple[NDArray, NDArray] | None = None,
+    kernel: tuple[NDArray, float] | None = None,
 ) -> PooledClassifier:
     """Join a frozen encoder and a head fitted on its embeddings into one classifier.
 
@@ -181,6 +182,7 @@ def classifier_from_head(
         layers: (weight [out, in], bias [out]) pairs with ReLU between them.
         task: with ``names`` (the classes) and ``objective`` ("classification" or "regression").
         transform: (weight [k, d], bias [k]) of an affine map between embedding and head.
+        kernel: (landmarks [r, k], bandwidth) of a Gaussian kernel between that and the head.
     """
     layer = embedder.layer
     if layer == "all" or isinstance(layer, tuple):
@@ -198,6 +200,8 @@ def classifier_from_head(
         layer=layer,
         normalize=embedder.normalize,
         transform_dim=None if transform is None else len(transform[1]),
+        kernel_landmarks=None if kernel is None else len(kernel[0]),
+        kernel_bandwidth=1.0 if kernel is None else kernel[1],
         head_hidden=[len(bias) for _, bias in layers[:-1]],
         id2label=id2label,
         label2id={label: index for index, label in id2label.items()},
@@ -214,6 +218,8 @@ def classifier_from_head(
         for module, (weight, bias) in pairs:
             module.weight.copy_(torch.as_tensor(weight))
             module.bias.copy_(torch.as_tensor(bias))
+        if kernel is not None:
+            model.landmarks.copy_(torch.as_tensor(kernel[0]))
     if embedder.source is not None:
         declare_base(model, embedder.source)
     return model.eval()

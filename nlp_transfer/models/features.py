@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from nlp_transfer.models.pooled import PooledClassifier
-from nlp_transfer.models.pooling import Pooling, pool
+from nlp_transfer.models.pooling import Pooling, pool, pool_layers
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -64,6 +64,37 @@ def logits_and_features(
     output = model(**inputs, output_hidden_states=True)
     states = output.encoder_hidden_states if base.config.is_encoder_decoder else output.hidden_states
     return output.logits, pool(states[-1], inputs.get("attention_mask"), pooling or _stock_pooling(base))
+
+
+def logits_and_layers(
+    model: nn.Module, batch: Mapping[str, Tensor], layers: Collection[int | None]
+) -> tuple[Tensor, dict[int | None, Tensor]]:
+    """Logits [n, classes] and pooled vectors [n, d] of several layers, from one pass through ``model``.
+
+    Args:
+        model: as for ``pooled_features``.
+        batch: as for ``pooled_features``.
+        layers: hidden layers (0 = embeddings, -1 = last), and None for what ``logits_and_features`` gives.
+
+    Raises:
+        ModelError: a layer that the model does not have.
+    """
+    hidden = sorted(layer for layer in layers if layer is not None)
+    if not hidden:
+        logits, features = logits_and_features(model, batch)
+        return logits, {None: features}
+    base = unwrap(model)
+    inputs: dict[str, Any] = {name: batch[name] for name in INPUTS if name in batch}
+    pooled = isinstance(base, PooledClassifier)
+    output = model(**inputs, output_hidden_states=True, **({"return_features": True} if pooled else {}))
+    if not pooled and base.config.is_encoder_decoder:
+        output.hidden_states = output.encoder_hidden_states
+    mask, how = inputs.get("attention_mask"), base.config.pooling if pooled else _stock_pooling(base)
+    vectors: dict[int | None, Tensor] = dict(
+        zip(hidden, pool_layers(output, mask, how, tuple(hidden)).unbind(1), strict=True)
+    )
+    vectors[None] = output.features if pooled else pool(output.hidden_states[-1], mask, how)
+    return output.logits, vectors
 
 
 def _stock_pooling(model: nn.Module) -> Pooling:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
@@ -26,6 +27,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from nlp_transfer.models import load
 from nlp_transfer.models.pooling import Pooling, pool_layers
+from nlp_transfer.numeric.kernels import rbf_kernel
 
 
 class PooledClassifierConfig(PretrainedConfig):
@@ -37,6 +39,9 @@ class PooledClassifierConfig(PretrainedConfig):
         layer: hidden layer that is pooled: an index, "last", or "mean" over all.
         normalize: scale the pooled vector to length one.
         transform_dim: size k of a learned or given affine map d -> k before the head, or None.
+        kernel_landmarks: number r of landmarks that the vector is compared with: the head then takes the r
+            values of a Gaussian kernel; None: no kernel.
+        kernel_bandwidth: of that kernel, a distance.
         head_hidden: units of the head's hidden ReLU layers; empty: a linear head.
         classifier_dropout: before the head; None: what the encoder's configuration says, else 0.1.
         initializer_range: standard deviation of fresh head weights.
@@ -53,6 +58,8 @@ class PooledClassifierConfig(PretrainedConfig):
         layer: int | Literal["last", "mean"] = "last",
         normalize: bool = False,
         transform_dim: int | None = None,
+        kernel_landmarks: int | None = None,
+        kernel_bandwidth: float = 1.0,
         head_hidden: Sequence[int] = (),
         classifier_dropout: float | None = None,
         initializer_range: float = 0.02,
@@ -63,6 +70,7 @@ class PooledClassifierConfig(PretrainedConfig):
             encoder_config = AutoConfig.for_model(fields.pop("model_type", "bert"), **fields)
         self.pooling, self.layer, self.normalize = pooling, layer, normalize
         self.transform_dim, self.head_hidden = transform_dim, list(head_hidden)
+        self.kernel_landmarks, self.kernel_bandwidth = kernel_landmarks, kernel_bandwidth
         self.classifier_dropout, self.initializer_range = classifier_dropout, initializer_range
         self.pad_token_id = kwargs.pop("pad_token_id", getattr(encoder_config, "pad_token_id", None))
         self.encoder_config = encoder_config
@@ -83,7 +91,7 @@ class PooledClassifierOutput(SequenceClassifierOutput):
 
 
 class PooledClassifier(PreTrainedModel):
-    """Encoder, pooling, optional scaling to length one, optional affine map, dropout, head."""
+    """Encoder, pooling, optional scaling to length one, affine map and kernel, dropout, head."""
 
     config_class = PooledClassifierConfig
     supports_gradient_checkpointing = True
@@ -110,6 +118,9 @@ class PooledClassifier(PreTrainedModel):
         if config.transform_dim is not None:
             self.transform = nn.Linear(size, config.transform_dim)
             size = config.transform_dim
+        if config.kernel_landmarks is not None:
+            self.landmarks = nn.Parameter(torch.zeros(config.kernel_landmarks, size))
+            size = config.kernel_landmarks
         self.dropout = nn.Dropout(_head_dropout(config))
         sizes = [size, *config.head_hidden, config.num_labels]
         layers: list[nn.Module] = []
@@ -120,6 +131,8 @@ class PooledClassifier(PreTrainedModel):
         for module in self.children():
             if module is not encoder:
                 module.to(dtype=encoder.dtype, device=encoder.device)
+        if config.kernel_landmarks is not None:
+            self.landmarks.data = self.landmarks.data.to(dtype=encoder.dtype, device=encoder.device)
 
     def get_input_embeddings(self) -> nn.Module:
         """The encoder's token embeddings."""
@@ -164,6 +177,9 @@ class PooledClassifier(PreTrainedModel):
             vectors = functional.normalize(vectors, dim=-1)
         if config.transform_dim is not None:
             vectors = self.transform(vectors)
+        if config.kernel_landmarks is not None:
+            similar = rbf_kernel(vectors, self.landmarks, config.kernel_bandwidth)
+            vectors = similar.to(vectors.dtype)
         return vectors, outputs
 
     def forward(

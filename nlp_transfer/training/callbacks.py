@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from nlp_transfer.console import stderr
+from nlp_transfer.numeric.weights import draw_by_weight
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -36,6 +39,25 @@ class LengthGroupedOrder(TrainerCallback):
             # lengths are sorted within groups of this size: the same one for any split of a step's rows
             sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             sampler.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+class WeightedLengthSampler(LengthGroupedSampler):
+    """Rows drawn in proportion to their weights, anew each epoch, in batches of like length.
+
+    Each row comes as often as its weight says, rounded up or down (systematic resampling).
+    """
+
+    def __init__(self, batch_size: int, lengths: Sequence[int], weights: Sequence[float]) -> None:
+        super().__init__(batch_size, lengths=list(lengths))
+        self.weights = np.asarray(weights)
+
+    def __iter__(self) -> Iterator[int]:
+        """Row numbers of one epoch."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        drawn = draw_by_weight(self.weights, np.random.default_rng(seed))
+        lengths = [self.lengths[row] for row in drawn]
+        order = get_length_grouped_indices(lengths, self.batch_size, generator=self.generator)
+        return iter([int(drawn[index]) for index in order])
 
 
 class Progress(TrainerCallback):

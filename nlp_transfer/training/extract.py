@@ -11,8 +11,9 @@ import numpy as np
 from nlp_transfer.models.embed import Embedder
 from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
-from nlp_transfer.strategies.frozen import Frozen
+from nlp_transfer.strategies.frozen import Frozen, HeadWeights
 from nlp_transfer.tasks import SentimentTask
+from nlp_transfer.training.embedded import Adapted, adapt_frozen, fold
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
 
 if TYPE_CHECKING:
@@ -49,18 +50,14 @@ def fit_frozen(setup: Setup) -> Trained:
     plan = plan_phases(recipe, setup.domains)
     if strategy.options.head == "mlp" and len(plan) > 1:
         plan = [_joined(plan)]
+    adapted = adapt_frozen(setup, embedder)
     head, records = None, []
     for name, rows, *_ in plan:
         embeddings = embedder.embed(rows)
         fitting = time.perf_counter()
+        labels = task.label_array(rows, name=f"{name}.train")
         fit = functools.partial(
-            strategy.fit,
-            np.asarray(embeddings.features),
-            task.label_array(rows, name=f"{name}.train"),
-            classes=task.num_labels if task.objective == "classification" else None,
-            class_weights=getattr(task, "class_weights", None),
-            start=head,
-            seed=recipe.seed,
+            _fit_head, setup, adapted, name, np.asarray(embeddings.features), labels, start=head
         )
         head = from_main(fit)
         records.append(
@@ -73,19 +70,54 @@ def fit_frozen(setup: Setup) -> Trained:
                 "fit_seconds": round(time.perf_counter() - fitting, 3),
                 "C": head.C,
                 "features": head.features,
+                **({"adaptation": adapted.records} if adapted else {}),
             }
         )
     assert head is not None
     setup.folder.start(recipe.dump())
-    fitted = head
-    model = classifier_from_head(embedder, fitted.layers, task)
-    trainable = sum(weight.size + bias.size for weight, bias in fitted.layers)
+    fitted, target = head, adapted.target if adapted else None
+    layers, kernel = fold(fitted.layers, target) if target else (fitted.layers, None)
+    model = classifier_from_head(embedder, layers, task, kernel=kernel)
+    trainable = sum(weight.size + bias.size for weight, bias in layers)
     _, total = count_parameters(model.parameters())
 
     def logits(rows: Dataset) -> NDArray:
-        return fitted.scores(embedder.embed(rows).features)
+        features = embedder.embed(rows).features
+        return fitted.scores(target(features) if target else features)
 
     return Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+
+
+def _fit_head(
+    setup: Setup,
+    adapted: Adapted | None,
+    name: str,
+    features: NDArray,
+    labels: NDArray,
+    start: HeadWeights | None,
+) -> HeadWeights:
+    """Fit the head of one phase; target rows that an adaptation labels join those of the source."""
+    task, strategy = setup.task, setup.strategy
+    assert isinstance(strategy, Frozen)
+    fit = functools.partial(
+        strategy.fit,
+        classes=task.num_labels if task.objective == "classification" else None,
+        class_weights=getattr(task, "class_weights", None),
+        seed=setup.recipe.seed,
+    )
+    if adapted is None:
+        return fit(features, labels, start=start)
+    rows, weights = adapted.rows(name, features, setup.recipe.seed)
+    head = fit(rows, labels, weights=weights, start=start)
+    if adapted.labels is None or name == "target":
+        return head
+    further = adapted.labels.label(adapted.data, head.scores(adapted.data.target))
+    return fit(
+        np.concatenate([rows, adapted.data.target]),
+        np.concatenate([labels, further.classes]),
+        weights=np.concatenate([np.ones(len(rows)) if weights is None else weights, further.weights]),
+        start=start,
+    )
 
 
 def _joined(plan: list[Phase]) -> Phase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,21 @@ def stopped_early(checkpoint: Path) -> int | None:
     return state["global_step"] if counter >= stopping["args"]["early_stopping_patience"] else None
 
 
-def keep_phase(trainer: Trainer, phase: Path, record: dict[str, Any]) -> None:
-    """Store a finished phase: its weights, then its figures. Every process must call this."""
-    trainer.save_model(str(phase / FINAL))
+def keep_phase(
+    trainer: Trainer, phase: Path, record: dict[str, Any], *, save: Callable[[Path], None] | None = None
+) -> None:
+    """Store a finished phase: its weights, then its figures. Every process must call this.
+
+    Args:
+        trainer: of the phase.
+        phase: its folder.
+        record: its figures.
+        save: writes the model into a folder, where the trainer's module holds more than that.
+    """
+    if save is None:
+        trainer.save_model(str(phase / FINAL))
+    elif is_main_process():
+        save(phase / FINAL)
     if is_main_process():
         write_json(phase / FINISHED, record)
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils.data import RandomSampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import is_main_process, notice
-from nlp_transfer.errors import OutputError
+from nlp_transfer.errors import OutputError, Problem, RecipeError
 from nlp_transfer.processes import from_main, gather, world_size
+from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
-from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress
+from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress, WeightedLengthSampler
 from nlp_transfer.training.checkpoints import last_checkpoint, remove_damaged
 from nlp_transfer.training.faults import (
     FiniteWeights,
@@ -26,9 +28,14 @@ from nlp_transfer.training.faults import (
     is_out_of_memory,
     smaller_batch,
 )
+from nlp_transfer.training.paired import IGNORED_LABEL, PairedRows
+from nlp_transfer.training.penalty_log import Figures, split_loss
 from nlp_transfer.training.resume import keep_phase, load_phase, stopped_early
+from nlp_transfer.training.together import AdaptedModel, Together
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import TrainerCallback, TrainingArguments
@@ -36,7 +43,8 @@ if TYPE_CHECKING:
 
     from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
-    from nlp_transfer.training.phases import Phase, Setup
+    from nlp_transfer.training.adapt import Ready, Step
+    from nlp_transfer.training.phases import Setup
 
 
 class TransferTrainer(Trainer):
@@ -54,13 +62,53 @@ class TransferTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.task, self.strategy, self.figures = task, strategy, figures
+        self.penalty_figures = Figures()
+        self._row_weights: Tensor | None = None
         kwargs["compute_loss_func"] = self._task_loss
         super().__init__(*args, **kwargs)
 
     def _task_loss(
         self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        return self.task.loss(outputs["logits"], labels, num_items=num_items_in_batch)
+        weights = self._row_weights
+        if "penalty" not in outputs:
+            return self.task.loss(outputs["logits"], labels, weights=weights, num_items=num_items_in_batch)
+        known = labels != IGNORED_LABEL
+        weights = None if weights is None else weights[known]
+        count = known.sum()
+        window = count if num_items_in_batch is None else num_items_in_batch
+        task_loss = self.task.loss(outputs["logits"][known], labels[known], weights=weights, num_items=window)
+        return split_loss(outputs, count / window, task_loss, self.penalty_figures)
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Keep the column ``weight`` from the model; the task's loss takes it.
+
+        Weights have a mean of one over the training rows and the loss is divided by rows, not by weights, so
+        that micro-batches and processes add up to the loss of the whole.
+        """
+        self._row_weights = inputs.pop("weight", None)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        if "weight" not in columns:
+            columns.append("weight")
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the penalties' figures to the training loss."""
+        super().log(
+            {**logs, **self.penalty_figures.take(self.accelerator)} if "loss" in logs else logs, start_time
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Random order for pairs; rows with a column ``draw`` are drawn in proportion to it."""
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if isinstance(rows, PairedRows):
+            return RandomSampler(rows)
+        if "draw" in getattr(rows, "column_names", ()):
+            return WeightedLengthSampler(self.args.train_batch_size, rows["length"][:], rows["draw"][:])
+        return super()._get_train_sampler(rows)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -101,10 +149,15 @@ class TransferTrainer(Trainer):
             return super().create_optimizer(model)
         optimizer = super().create_optimizer(model)
         module: Any = self.model if model is None else model
-        scales = self.strategy.learning_rate_scales(module)
-        if scales is None:
+        adapted = isinstance(module, AdaptedModel)
+        inner = module.model if adapted else module
+        scales = self.strategy.learning_rate_scales(inner)
+        if scales is None and not adapted:
             return optimizer
-        by_parameter = {id(parameter): scales[name] for name, parameter in module.named_parameters()}
+        by_parameter = {
+            id(parameter): scales[name] if scales else 1.0 for name, parameter in inner.named_parameters()
+        }
+        by_parameter |= module.learning_rate_scales() if adapted else {}
         groups = []
         for group in optimizer.param_groups:
             options = {key: value for key, value in group.items() if key != "params"}
@@ -118,7 +171,7 @@ class TransferTrainer(Trainer):
 
 
 def fit_phase(
-    model: nn.Module, setup: Setup, phase: Phase, *, keep: bool, fresh: Callable[[], nn.Module]
+    model: nn.Module, setup: Setup, phase: Step, *, keep: bool, fresh: Callable[[], nn.Module]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train the model on one encoded phase.
 
@@ -142,26 +195,15 @@ def fit_phase(
     """
     folder = setup.folder.checkpoints(phase.name)
     trainer, checkpoint, outcome = _train(model, setup, phase, fresh)
-    state = trainer.state
-    record = {
-        "phase": phase.name,
-        "rows": len(phase.rows),
-        **setup.task.batch_figures(trainer.train_dataset),
-        "steps": outcome.global_step,
-        "resumed_at": None if checkpoint is None else int(checkpoint.rpartition("-")[2]),
-        "seconds": round(outcome.metrics["train_runtime"], 3),
-        "samples_per_second": _speed(outcome.metrics, len(phase.rows), trainer.train_dataset),
-        "training_loss": outcome.training_loss,
-        "bf16": trainer.args.bf16,
-        "best_metric": state.best_metric,
-        "best_step": state.best_global_step,
-        "history": state.log_history,
-    }
-    record = _finite(record)
+    adapted = isinstance(trainer.model, Together)
+    count = len(trainer.train_dataset if adapted else phase.rows)  # type: ignore[arg-type]
+    facts = {**setup.task.batch_figures(trainer.train_dataset), **phase.facts}
+    record = phase_record(trainer, outcome, phase.name, count, checkpoint) | facts
     sharded = trainer.is_fsdp_enabled
     if keep or sharded:
+        save = functools.partial(setup.task.save_model, model) if adapted else None
         with clear_errors(folder):
-            keep_phase(trainer, folder, record)
+            keep_phase(trainer, folder, record, save=save)
     if sharded:
         gather(None)
         model = fresh()
@@ -170,36 +212,81 @@ def fit_phase(
     return model, record
 
 
+def phase_record(
+    trainer: Trainer, outcome: TrainOutput, name: str, rows: int, checkpoint: Path | None
+) -> dict[str, Any]:
+    """What ``metrics.json`` says about a training: rows, steps, seconds, losses and the log."""
+    state = trainer.state
+    record = {
+        "phase": name,
+        "rows": rows,
+        "steps": outcome.global_step,
+        "resumed_at": None if checkpoint is None else int(checkpoint.name.rpartition("-")[2]),
+        "seconds": round(outcome.metrics["train_runtime"], 3),
+        "samples_per_second": _speed(outcome.metrics, rows, trainer.train_dataset),
+        "training_loss": outcome.training_loss,
+        "bf16": trainer.args.bf16,
+        "best_metric": state.best_metric,
+        "best_step": state.best_global_step,
+        "history": state.log_history,
+    }
+    return _finite(record)
+
+
 def _speed(figures: dict[str, float], rows: int, batches: Any) -> float:
     """Rows a second; the Trainer counts what it draws, which may be whole batches."""
     return round(figures["train_samples_per_second"] * rows / len(batches), 3)
 
 
+def refuse_shards(trainer: Trainer) -> None:
+    """A module of several models cannot be split over GPUs.
+
+    Raises:
+        RecipeError: FSDP is on.
+    """
+    if trainer.is_fsdp_enabled and isinstance(trainer.model, Together):
+        message = "these methods hold more than one model and do not train under FSDP: leave FSDP out"
+        raise RecipeError("recipe", [Problem("adaptation", None, message)])
+
+
 def _train(
-    model: nn.Module, setup: Setup, phase: Phase, fresh: Callable[[], nn.Module]
-) -> tuple[TransferTrainer, str | None, TrainOutput]:
+    model: nn.Module, setup: Setup, phase: Step, fresh: Callable[[], nn.Module]
+) -> tuple[TransferTrainer, Path | None, TrainOutput]:
     """Train, with smaller batches from the last checkpoint on where the memory does not suffice."""
     folder, resume = setup.folder.checkpoints(phase.name), setup.resume
     fields: dict[str, int] = {}
     while True:
-        trainer, checkpoint = _trainer(model, setup, phase, fields, resume=resume)
+        ready = make_ready(model, setup, phase)
+        trainer, checkpoint = _trainer(model, setup, phase, ready, fields, resume=resume)
+        refuse_shards(trainer)
         try:
-            with clear_errors(folder):
-                return trainer, checkpoint, trainer.train(resume_from_checkpoint=checkpoint)
-        except OutputError:
-            if is_main_process():
-                remove_damaged(folder)
-            raise
+            return trainer, checkpoint, train_safely(trainer, folder, checkpoint)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             fields, resume = smaller_batch(error, trainer.args), True
-        finally:
-            for callback in trainer.callback_handler.callbacks:
-                if isinstance(callback, StopOnSignal):
-                    callback.release()
-        del trainer
+        del trainer, ready
         _restore(model, fresh())
+
+
+def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> TrainOutput:
+    """Train from a checkpoint or from the start, with clear errors, and leave nothing half-written.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+        InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
+    """
+    try:
+        with clear_errors(folder):
+            return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except OutputError:
+        if is_main_process():
+            remove_damaged(folder)
+        raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, StopOnSignal):
+                callback.release()
 
 
 def _restore(model: nn.Module, start: nn.Module) -> None:
@@ -214,9 +301,15 @@ def _restore(model: nn.Module, start: nn.Module) -> None:
         torch.cuda.empty_cache()
 
 
+def drop_printing(trainer: Trainer) -> None:
+    """Remove the Trainer's own output: ours is one line."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)
+
+
 def _trainer(
-    model: nn.Module, setup: Setup, phase: Phase, fields: dict[str, int], *, resume: bool
-) -> tuple[TransferTrainer, str | None]:
+    model: nn.Module, setup: Setup, phase: Step, ready: Ready, fields: dict[str, int], *, resume: bool
+) -> tuple[TransferTrainer, Path | None]:
     """The Trainer of a phase, and the checkpoint that it resumes from; ``fields`` replace arguments."""
     recipe, task, strategy = setup.recipe, setup.task, setup.strategy
     evaluates = phase.validation is not None
@@ -227,34 +320,32 @@ def _trainer(
     checkpoint = from_main(lambda: last_checkpoint(folder)) if resume else None
     if checkpoint is not None:
         arguments.max_steps = stopped_early(checkpoint) or arguments.max_steps
-    rows = task.training_rows(phase.rows, recipe.training, recipe.seed)
-    for name, share in task.batch_figures(rows).items():
-        notice(f"train on {phase.name}: {len(rows):,} batches, {name.replace('_', ' ')} {share:.0%}")
+    for name, share in task.batch_figures(ready.rows).items():
+        notice(f"train on {phase.name}: {len(ready.rows):,} batches, {name.replace('_', ' ')} {share:.0%}")
     figures = _figures(model, setup, phase, arguments)
-    callbacks = [*strategy.callbacks(), LengthGroupedOrder()]
+    callbacks = [*strategy.callbacks(), LengthGroupedOrder(), *ready.callbacks]
     if recipe.early_stopping is not None and arguments.eval_strategy != "no":
         stopping = recipe.early_stopping
         callbacks.append(EarlyStoppingCallback(stopping.patience, stopping.threshold))
     trainer = TransferTrainer(
-        model=model,
+        model=ready.model,
         args=arguments,
-        data_collator=phase.collate,
-        train_dataset=rows,
+        data_collator=ready.collate,
+        train_dataset=ready.rows,
         eval_dataset=phase.validation,
         processing_class=setup.tokenizer,
         compute_metrics=task.compute_metrics if evaluates and figures is None else None,
         figures=figures,
-        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks, *_guards(setup)],
+        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks, *guards(setup)],
         task=task,
         strategy=strategy,
     )
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-    return trainer, None if checkpoint is None else str(checkpoint)
+    drop_printing(trainer)
+    return trainer, checkpoint
 
 
 def _figures(
-    model: nn.Module, setup: Setup, phase: Phase, arguments: TrainingArguments
+    model: nn.Module, setup: Setup, phase: Step, arguments: TrainingArguments
 ) -> Callable[[], dict[str, float]] | None:
     """What the task finds out at each evaluation without the Trainer's loop; None where that loop will do."""
     if phase.held_out is None or not setup.task.evaluates_itself:
@@ -272,7 +363,8 @@ def _figures(
     )
 
 
-def _guards(setup: Setup) -> list[TrainerCallback]:
+def guards(setup: Setup) -> list[TrainerCallback]:
+    """What watches every training: signals, and weights that are no longer finite."""
     recipe, count = setup.folder.path / "recipe.yaml", world_size()
     command = f"launch {recipe} --processes {count}" if count > 1 else f"train {recipe}"
     return [StopOnSignal(f"nlp-transfer {command} --resume"), FiniteWeights()]

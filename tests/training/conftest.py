@@ -84,7 +84,8 @@ def make_recipe(encoder, data, tmp_path):
             "output_dir": str(tmp_path / name),
         }
         if source:
-            values["source"] = {split: data[f"source.{split}"] for split in ("train", "validation", "test")}
+            own = {split: data[f"source.{split}"] for split in ("train", "validation", "test")}
+            values["source"] = own if source is True else source
         return Recipe.from_dict(values | parts, overrides)
 
     return make

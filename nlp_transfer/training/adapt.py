@@ -1,0 +1,250 @@
+"""From a recipe's adaptations to what each training phase runs on: pairs, penalties, teachers, rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from nlp_transfer.adaptation.relational import TeacherMethod
+from nlp_transfer.adaptation.self_training import SelfTraining
+from nlp_transfer.console import notice, warn
+from nlp_transfer.errors import Problem, RecipeError
+from nlp_transfer.models.features import unwrap
+from nlp_transfer.models.load import resolve_max_length
+from nlp_transfer.training.paired import IGNORED_LABEL, EpochSeed, PairedCollator, PairedRows
+from nlp_transfer.training.penalty_log import PenaltyGuard, PenaltySchedule
+from nlp_transfer.training.phases import Setup, plan_phases, target_texts
+from nlp_transfer.training.together import AdaptedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from datasets import Dataset
+    from torch import nn
+    from transformers import PreTrainedModel
+
+ROUND = "self-training-{}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training phase, and what an adaptation adds to it. The rows are raw in the plan, encoded afterwards.
+
+    Attributes:
+        name: source, target, joint or self-training-N.
+        rows: labelled rows.
+        validation: rows that pick the best checkpoint.
+        partners: tables of target rows to pair ``rows`` with; those without labels are read for their text.
+        pool: texts that the model labels before the phase.
+        penalized: whether penalties act.
+        taught: whether teachers act.
+        facts: what the phase's record says besides.
+        texts: of the encoded ``rows`` and ``partners``, raw.
+        held_out: the validation rows as they were read.
+        collate: encoded rows to a batch.
+    """
+
+    name: str
+    rows: Dataset
+    validation: Dataset | None
+    partners: tuple[Dataset, ...] = ()
+    pool: Dataset | None = None
+    penalized: bool = False
+    taught: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+    texts: tuple[Dataset, ...] = ()
+    held_out: Dataset | None = None
+    collate: Any = None
+
+
+def plan_steps(setup: Setup) -> list[Step]:
+    """The phases in order, the rounds of self-training last.
+
+    Raises:
+        DataError: no labelled rows to train on.
+        RecipeError: a teacher's method without a teacher, or self-training without texts.
+    """
+    recipe, domains = setup.recipe, setup.domains
+    target, source = domains["target"], domains.get("source")
+    penalties, teachers = setup.adaptations("penalty"), setup.adaptations("teacher")
+    texts = target_texts(target)
+    steps = [Step(*phase[:3]) for phase in plan_phases(recipe, domains)]
+    _check_teachers(setup, [step.name for step in steps])
+    own_teacher = any(method.options.teacher is None for method in teachers)
+    for index, step in enumerate(steps):
+        last = index == len(steps) - 1
+        penalized, taught = bool(penalties) and step.name != "target", bool(teachers) and last
+        partners: tuple[Any, ...]
+        if step.name == "target":
+            partners = (target.unlabeled,) if taught and own_teacher else ()
+        else:
+            partners = (texts,) if penalized or taught else ()
+        if step.name == "joint" and partners and source is not None and source.train is not None:
+            step, partners = replace(step, rows=source.train), (target.train, target.unlabeled)
+        some = tuple(table for table in partners if table)
+        steps[index] = replace(step, partners=some, penalized=penalized, taught=taught)
+    return steps + _rounds(setup, steps[-1])
+
+
+def _rounds(setup: Setup, last: Step) -> list[Step]:
+    """The rounds of self-training: on all labelled rows, and on the texts that were not labelled."""
+    methods = setup.adaptations("rounds")
+    if not methods:
+        return []
+    domains = setup.domains
+    target, source = domains["target"], domains.get("source")
+    pool = target.unlabeled if target.train else target_texts(target)
+    if not pool:
+        fix = "give target.unlabeled, or leave self_training out"
+        raise _problem(setup, "self_training", "", f"there are no target texts without labels: {fix}")
+    labelled = [data.train for data in (source, target) if data is not None and data.train]
+    pool = pool.select_columns(["text"])
+    if setup.adaptations("penalty") and source is not None and source.train:
+        base = Step("", source.train, last.validation, tuple(labelled[1:]), pool, penalized=True)
+    else:
+        from datasets import concatenate_datasets
+
+        base = Step("", concatenate_datasets(labelled), last.validation, (), pool)
+    return [replace(base, name=ROUND.format(n + 1)) for n in range(methods[0].options.rounds)]
+
+
+def _check_teachers(setup: Setup, names: Sequence[str]) -> None:
+    for method in setup.adaptations("teacher"):
+        if method.options.teacher is None and list(names) != ["source", "target"]:
+            message = (
+                "there is no teacher: without one the source phase's model teaches the target phase, which "
+                "needs source.mode sequential and labelled rows in target.train; or name a run folder"
+            )
+            raise _problem(setup, method.options.kind, ".teacher", message)
+
+
+def _problem(setup: Setup, kind: str, key: str, message: str) -> RecipeError:
+    index = next(i for i, choice in enumerate(setup.recipe.adaptation) if choice.kind == kind)
+    return RecipeError("recipe", [Problem(f"adaptation.{index}{key}", None, message)])
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a phase hands to the Trainer: the module, its rows, the collator and further callbacks."""
+
+    model: nn.Module
+    rows: Any
+    collate: Callable[[Any], Any]
+    callbacks: list[TrainerCallback] = field(default_factory=list)
+
+
+def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
+    """Wrap the model and pair the rows where an adaptation acts in this phase; else both stay as they are.
+
+    Args:
+        model: the classifier, prepared by the strategy, with the weights that the phase starts from.
+        setup: of the run.
+        step: with encoded rows; ``partners`` is one encoded table, or empty.
+
+    Raises:
+        ModelError: a teacher that cannot be loaded, or whose classes are others.
+    """
+    penalties: dict[str, Any] = {}
+    if step.penalized:
+        size = feature_size(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.recipe.seed)
+            for method in setup.adaptations("penalty"):
+                penalties[method.options.kind] = method.build(size, unwrap(model).config.num_labels)
+    rows, partners = step.rows, step.partners
+    if step.taught:
+        from nlp_transfer.training.teacher import add_teacher
+
+        methods: list[TeacherMethod] = setup.adaptations("teacher")
+        penalties |= {method.options.kind: method.build() for method in methods}
+        rows, *others = add_teacher(model, setup, [rows, *partners], step.texts)
+        partners = tuple(others)
+    if not penalties:
+        return Ready(
+            model, setup.task.training_rows(rows, setup.recipe.training, setup.recipe.seed), step.collate
+        )
+    module = AdaptedModel(model, penalties)
+    callbacks: list[TrainerCallback] = [PenaltySchedule(module), PenaltyGuard(penalties)]
+    if not partners:
+        return Ready(module, rows, step.collate, callbacks)
+    pairs = PairedRows(rows, partners[0], setup.recipe.seed)
+    notice(f"{step.name}: {len(rows):,} rows paired with {len(partners[0]):,} target rows")
+    return Ready(module, pairs, PairedCollator(step.collate), [*callbacks, EpochSeed(pairs)])
+
+
+def feature_size(model: nn.Module) -> int:
+    """Columns of the features that the head reads."""
+    config = unwrap(model).config
+    transformed = getattr(config, "transform_dim", None)
+    return transformed if transformed is not None else config.get_text_config().hidden_size
+
+
+def encode_step(
+    setup: Setup, step: Step, encode: Callable[[Dataset, str], Dataset], collate: Callable[[Any], Any]
+) -> Step:
+    """The step with its tables encoded, and its partners as one table with labels throughout.
+
+    Args:
+        setup: of the run.
+        step: with raw tables.
+        encode: from raw rows and their name to encoded rows.
+        collate: from encoded rows to a batch.
+    """
+    from datasets import concatenate_datasets
+
+    partners, raw = [], [table.select_columns(["text"]) for table in step.partners]
+    for table in step.partners:
+        encoded = encode(table, "target texts")
+        if "labels" not in encoded.column_names:
+            kind = float if setup.task.objective == "regression" else int
+            encoded = encoded.add_column("labels", [kind(IGNORED_LABEL)] * len(encoded))
+        partners.append(encoded)
+    return replace(
+        step,
+        rows=encode(step.rows, f"{step.name} training"),
+        validation=encode(step.validation, f"{step.name} validation") if step.validation else None,
+        partners=(concatenate_datasets(partners),) if partners else (),
+        held_out=step.validation,
+        collate=collate,
+        texts=(step.rows, *([concatenate_datasets(raw)] if partners else [])),
+    )
+
+
+def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
+    """Let the model label the pool of a self-training round; the confident texts join the rows.
+
+    Where penalties act, source rows stay apart and the whole pool is paired with them.
+    """
+    from datasets import concatenate_datasets
+
+    from nlp_transfer.models.inference import predict_logits
+
+    method: SelfTraining = setup.adaptations("rounds")[0]
+    task, pool = setup.task, step.pool
+    assert pool is not None
+    inner: PreTrainedModel = model  # type: ignore[assignment]
+    length = resolve_max_length(setup.tokenizer, inner.config, setup.recipe.model.max_length)
+    encoded = task.encode(pool, setup.tokenizer, length, name="target texts")
+    logits = predict_logits(model, encoded, task.collator(setup.tokenizer)).astype(np.float64)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    taken, classes = method.choose(odds / odds.sum(1, keepdims=True))
+    notice(f"{step.name}: labels for {len(taken):,} of {len(pool):,} target texts")
+    facts = {"pool": len(pool), "pseudo_labels": len(taken)}
+    if not len(taken):
+        warn(
+            f"{step.name}: no prediction reaches the threshold {method.options.threshold:g}, so the round "
+            "trains on the labelled rows alone; lower the threshold"
+        )
+        return replace(step, facts=facts)
+    names = task.names  # type: ignore[attr-defined]
+    labelled = pool.select(taken).add_column("label", [names[label] for label in classes])
+    labelled = labelled.cast(step.rows.select_columns(labelled.column_names).features)
+    if not step.penalized:
+        return replace(step, rows=concatenate_datasets([step.rows, labelled]), facts=facts)
+    rest = pool.select(np.setdiff1d(np.arange(len(pool)), taken))
+    partners = [*step.partners, labelled, *([rest] if len(rest) else [])]
+    return replace(step, partners=tuple(partners), facts=facts)
