@@ -98,20 +98,28 @@ def launch(
 @app.command()
 def evaluate(
     run: RunArgument,
-    data: Annotated[Path, typer.Option(help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
-    output: Annotated[Path | None, typer.Option(help="Write the figures here as JSON.")] = None,
+    data: Annotated[
+        list[Path],
+        typer.Option(help="Labelled rows: CSV, TSV, JSONL or Parquet; repeat it to score more."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Write the figures of the one data set here as JSON.")
+    ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """Score a trained model on labelled rows."""
-    from nlp_transfer.predict import evaluate_file
+    if output is not None and len(data) > 1:
+        raise typer.BadParameter("it takes one --data: call evaluate once for each", param_hint="--output")
+    from nlp_transfer.predict import evaluate_file, load_model
     from nlp_transfer.reporting.summary import print_evaluation
 
-    report = evaluate_file(
-        run, data, text_column=text_column, label_column=label_column, output=output, overwrite=overwrite
-    )
-    print_evaluation(report, data.name)
+    model = load_model(run) if len(data) > 1 else run
+    columns = {"text_column": text_column, "label_column": label_column}
+    for file in data:
+        report = evaluate_file(model, file, output=output, overwrite=overwrite, **columns)
+        print_evaluation(report, file.name)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
@@ -113,9 +114,10 @@ def predict_file(
 ) -> tuple[int, float]:
     """Add a prediction to every row of a file; streams, keeps order and columns.
 
-    The new columns are ``label``, ``score`` and one ``probability_CLASS`` each, or ``rating``; where the file
-    has such a column already, the new one is called ``predicted_label`` and so on. A row that lacks a column
-    (JSON Lines) gets it as null; a missing or null text counts as an empty one.
+    The new columns are ``label``, ``score`` and one ``probability_CLASS`` each, or ``rating``, or
+    ``translation``; where the file has such a column already, the new one is called ``predicted_label`` and
+    so on. A translation model reads the column (or the key of ``translation``) of its source language. A row
+    that lacks a column (JSON Lines) gets it as null; a missing or null text counts as an empty one.
 
     Returns:
         rows written, and seconds.
@@ -133,13 +135,14 @@ def predict_file(
     chunks = _chunks(iter_rows(source), batch_rows)
     first = next(chunks)
     columns = list(dict.fromkeys(key for row in first for key in row))
-    column = find_text_column(columns, text_column, where=str(source))
+    pairs, column = _text_column(run, source, columns, first[0], text_column)
     model = load_model(run)
     with writer:
         for chunk in chain([first], chunks):
-            _check_rows(source, chunk, columns, column, count)
+            plain = [row.get("translation") or {} for row in chunk] if pairs else chunk
+            _check_rows(source, plain, list(plain[0]) if pairs else columns, column, count)
             predictions = [
-                _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in chunk])
+                _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in plain])
             ]
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
@@ -151,7 +154,7 @@ def predict_file(
 
 @calm()
 def evaluate_file(
-    run: Path,
+    run: Path | TextModel,
     data: Path,
     *,
     text_column: str | None = None,
@@ -166,22 +169,53 @@ def evaluate_file(
         ModelError: no model in ``run``.
         OutputError: ``output`` exists.
     """
+    from nlp_transfer.tasks import TranslationTask
     from nlp_transfer.training.artifacts import check_output_file, write_json
     from nlp_transfer.training.run import score
 
     if output is not None:
         check_output_file(output, overwrite=overwrite)
     options = place_options(str(data), split="test", text_column=text_column, label_column=label_column)
-    loaded = load_model(run)
-    domain = load_domain(options, role="target", objective=loaded.task.objective, seed=42)
+    loaded = run if isinstance(run, TextModel) else load_model(run)
+    domain = load_domain(
+        options,
+        role="target",
+        objective=loaded.task.objective,
+        seed=42,
+        languages=loaded.task.languages[:2] if isinstance(loaded.task, TranslationTask) else None,
+    )
     assert domain.test is not None
     report = score(loaded.task, loaded.model, loaded.tokenizer, domain.test, None, name=str(data))
     if output is not None:
         write_json(
             output,
-            {"model": str(run), "data": str(data), "fingerprint": domain.fingerprints["test"], **report},
+            {
+                "model": loaded.model.name_or_path,
+                "data": str(data),
+                "fingerprint": domain.fingerprints["test"],
+                **report,
+            },
         )
     return report
+
+
+def _text_column(
+    run: Path, source: Path, columns: list[str], row: dict[str, Any], given: str | None
+) -> tuple[bool, str]:
+    """Whether the texts stand in dictionaries under ``translation``, and the column (or key) to read."""
+    from nlp_transfer.tasks.base import TASK_FILE
+
+    saved = next((path for path in (run / "model" / TASK_FILE, run / TASK_FILE) if path.is_file()), None)
+    if given is None and saved is not None:
+        try:
+            languages = json.loads(saved.read_text(encoding="utf-8")).get("languages") or [None]
+        except (OSError, ValueError):
+            languages = [None]
+        if languages[0] in columns:
+            return False, languages[0]
+        if isinstance(row.get("translation"), dict) and languages[0] in row["translation"]:
+            return True, languages[0]
+    return False, find_text_column(columns, given, where=str(source))
 
 
 def _chunks(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -13,6 +13,7 @@ from nlp_transfer.console import notice, warn
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.numeric.features import KernelMap, LinearMap, Map
 from nlp_transfer.numeric.weights import draw_by_weight, effective_sample_size
+from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.training.phases import target_texts
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def domain_features(setup: Setup, embedder: Embedder) -> DomainFeatures:
         raise RecipeError("recipe", [Problem("adaptation.0.kind", None, message)])
     task, source, target = setup.task, setup.domains["source"], setup.domains["target"]
     assert source.train is not None
+    assert isinstance(task, SentimentTask)
     texts = target_texts(target)
     rows = np.asarray(embedder.embed(source.train).features)
     labelled, labels = np.empty((0, rows.shape[1]), rows.dtype), np.empty(0, int)

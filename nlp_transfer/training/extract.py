@@ -99,6 +99,7 @@ def _fit_head(
     """Fit the head of one phase; target rows that an adaptation labels join those of the source."""
     task, strategy = setup.task, setup.strategy
     assert isinstance(strategy, Frozen)
+    assert isinstance(task, SentimentTask)
     fit = functools.partial(
         strategy.fit,
         classes=task.num_labels if task.objective == "classification" else None,

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from nlp_transfer.console import warn
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    from accelerate.accelerator import Accelerator
     from torch import Tensor
 
     from nlp_transfer.adaptation.penalties import Penalty

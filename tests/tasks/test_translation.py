@@ -32,14 +32,14 @@ def translators(tmp_path_factory):
     return make
 
 
-def recipe(model, folder, family="marian", **parts):
+def recipe(name, folder, family="marian", **parts):
     """A recipe of two steps on the built-in sample."""
     task = {"kind": "translation", "source_lang": "de", "target_lang": "en", "batch_tokens": 512}
     if family in CODES:
         task |= dict(zip(("source_code", "target_code"), CODES[family], strict=True))
     values = {
         "task": task | parts.pop("task", {}),
-        "model": {"name": str(model), "max_length": 64},
+        "model": {"name": str(name), "max_length": 64},
         "target": {"dataset": "sample:travel", "max_samples": 20},
         "training": {"max_steps": 2, "learning_rate": 1e-3},
         "output_dir": str(folder),
