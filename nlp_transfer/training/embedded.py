@@ -39,6 +39,7 @@ def domain_features(setup: Setup, embedder: Embedder) -> DomainFeatures:
         message = "source.mix and this adaptation both decide on source rows: leave one out"
         raise RecipeError("recipe", [Problem("adaptation.0.kind", None, message)])
     task, source, target = setup.task, setup.domains["source"], setup.domains["target"]
+    assert isinstance(task, SentimentTask)
     assert source.train is not None
     assert isinstance(task, SentimentTask)
     texts = target_texts(target)
