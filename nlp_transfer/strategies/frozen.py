@@ -112,8 +112,8 @@ class Frozen(Strategy[FrozenOptions]):
             weights: weight per row [n].
             start: a head fitted on the source. Its scores join the features of the linear head (the PRED
                 baseline of Daumé 2007, section 3), so the fit decides how much of the source to keep.
-            common_scale: bring all columns to one scale together instead of each to its own, where their sizes
-                mean something, as those of principal components do.
+            common_scale: bring all columns to one scale together instead of each to its own, where their
+                sizes mean something, as those of principal components do.
             seed: of the folds and of the MLP's weights.
 
         Cost: O(n d) an iteration; a few seconds for 2,000 x 384 with cross-validation.
