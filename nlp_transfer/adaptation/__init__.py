@@ -42,6 +42,13 @@ ADAPTATIONS: dict[str, tuple[type[Adaptation], type[AdaptationOptions]]] = {
     "kmm": (KernelMeanMatching, KernelMeanMatchingOptions),
     "kliep": (Kliep, KliepOptions),
     "label_shift": (LabelShift, LabelShiftOptions),
+    "tradaboost": (TrAdaBoost, TrAdaBoostOptions),
+    "coral": (Coral, CoralOptions),
+    "subspace_alignment": (SubspaceAlignment, SubspaceAlignmentOptions),
+    "tca": (TransferComponents, TransferComponentOptions),
+    "optimal_transport": (OptimalTransport, OptimalTransportOptions),
+    "feature_selection": (FeatureSelection, FeatureSelectionOptions),
+    "label_propagation": (LabelPropagation, LabelPropagationOptions),
     "mmd": (Mmd, MmdOptions),
     "deep_coral": (DeepCoral, CoralPenaltyOptions),
     "dann": (Dann, DannOptions),
@@ -50,13 +57,6 @@ ADAPTATIONS: dict[str, tuple[type[Adaptation], type[AdaptationOptions]]] = {
     "relational": (Relational, RelationalOptions),
     "pretraining": (Pretraining, PretrainingOptions),
     "self_training": (SelfTraining, SelfTrainingOptions),
-    "tradaboost": (TrAdaBoost, TrAdaBoostOptions),
-    "coral": (Coral, CoralOptions),
-    "subspace_alignment": (SubspaceAlignment, SubspaceAlignmentOptions),
-    "tca": (TransferComponents, TransferComponentOptions),
-    "optimal_transport": (OptimalTransport, OptimalTransportOptions),
-    "feature_selection": (FeatureSelection, FeatureSelectionOptions),
-    "label_propagation": (LabelPropagation, LabelPropagationOptions),
 }
 
 __all__ = ["ADAPTATIONS", "Adaptation", "AdaptationOptions", "DomainFeatures", "Setting", "misfits"]

@@ -6,6 +6,7 @@ so that it predicts from text alone.
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Literal
 
@@ -168,7 +169,8 @@ class FeatureSelection(FeatureMethod[FeatureSelectionOptions]):
         rows, labels = data.source, data.source_labels
         if len(data.labels) >= MIN_TARGET_LABELS and len(np.unique(data.labels)) > 1:
             rows, labels = data.labelled, data.labels
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # constant columns: they come last
             relevance, _ = (f_regression if data.classes is None else f_classif)(rows, labels)
         size = data.source.shape[1]
         keep = max(1, round(self.options.keep * size))

@@ -196,7 +196,8 @@ class Kliep(InstanceMethod[KliepOptions]):
 class TrAdaBoost(InstanceMethod[TrAdaBoostOptions]):
     """Dai et al. 2007; see ``numeric.boosting.tradaboost``.
 
-    For few target labels, sequential or joint; the paper's own setting is joint.
+    For few target labels, sequential or joint; the paper's own setting is joint. One model is trained where
+    the paper's vote, so target rows share their weight equally: boosting would give it to the noisy ones.
     """
 
     summary = "lower the weight of source rows that contradict a few target labels (TrAdaBoost)"
@@ -206,6 +207,8 @@ class TrAdaBoost(InstanceMethod[TrAdaBoostOptions]):
 
     def weigh(self, data: DomainFeatures) -> RowWeights:
         """See the base class."""
+        import numpy as np
+
         from nlp_transfer.numeric.boosting import tradaboost
         from nlp_transfer.numeric.weights import flatten_weights
 
@@ -215,4 +218,5 @@ class TrAdaBoost(InstanceMethod[TrAdaBoostOptions]):
         top = self.options.max_weight
         flat, power = flatten_weights(found.source.clip(max=top), self.options.min_effective)
         clipped = float((found.source > top).mean())
-        return RowWeights(flat * found.source.mean(), found.target.clip(max=top), clipped, power)
+        of_target = np.full(len(data.labels), found.target.mean())
+        return RowWeights(flat * found.source.mean(), of_target, clipped, power)

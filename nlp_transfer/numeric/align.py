@@ -6,6 +6,7 @@ is trained on mapped source rows and used on mapped target rows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,10 +25,12 @@ class Alignment:
     Attributes:
         source: maps source rows (n, d) to (n, k).
         target: maps target rows (m, d) to (m, k): an affine or a kernel map, which a model can hold.
+        components: the columns are components, whose sizes say how much each counts.
     """
 
     source: Callable[[np.ndarray], np.ndarray]
     target: Map
+    components: bool = False
 
 
 def coral(source: Array, target: Array, *, regularisation: float = 0.0, centre: bool = True) -> Alignment:
@@ -107,7 +110,11 @@ def subspace_alignment(source: Array, target: Array, *, dimensions: int = 80) ->
     size = min(dimensions, a.shape[1], len(a) - 1, len(b) - 1)
     of_source, of_target = _directions(a, size), _directions(b, size)
     turned = (of_source @ of_source.T @ of_target).T
-    return Alignment(LinearMap(turned, -turned @ a.mean(0)), LinearMap(of_target.T, -of_target.T @ b.mean(0)))
+    return Alignment(
+        LinearMap(turned, -turned @ a.mean(0)),
+        LinearMap(of_target.T, -of_target.T @ b.mean(0)),
+        components=True,
+    )
 
 
 def transfer_components(
@@ -161,7 +168,7 @@ def transfer_components(
     )
     chosen = ((vectors * scale) @ components[:, ::-1]).T
     both = KernelMap(nystroem.landmarks, nystroem.bandwidth, chosen @ nystroem.weight, np.zeros(size))
-    return Alignment(both, both)
+    return Alignment(both, both, components=True)
 
 
 def sample_transport(
@@ -254,7 +261,8 @@ def select_features(
 
     one_of("by", by, ("relevance", "invariance", "both"))
     a, b = as_pair(source, target, names=("source", "target"))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # constant columns: nothing tells the domains there
         between, _ = f_classif(np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)]))
     ranks = np.zeros(a.shape[1])
     if by != "invariance":

@@ -39,6 +39,7 @@ def domain_features(setup: Setup, embedder: Embedder) -> DomainFeatures:
         message = "source.mix and this adaptation both decide on source rows: leave one out"
         raise RecipeError("recipe", [Problem("adaptation.0.kind", None, message)])
     task, source, target = setup.task, setup.domains["source"], setup.domains["target"]
+    assert isinstance(task, SentimentTask)
     assert source.train is not None
     assert isinstance(task, SentimentTask)
     texts = target_texts(target)
@@ -111,6 +112,7 @@ class Adapted:
         weights: of rows, or None.
         drawn: rows are drawn in proportion to their weight.
         labels: the method that labels target rows, or None.
+        components: the mapped columns are components, whose sizes count.
         records: for ``metrics.json``.
     """
 
@@ -120,6 +122,7 @@ class Adapted:
     weights: RowWeights | None
     drawn: bool
     labels: LabelMethod | None
+    components: bool = False
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def rows(self, name: str, features: NDArray, seed: int) -> tuple[NDArray, NDArray | None]:
@@ -145,11 +148,12 @@ def adapt_frozen(setup: Setup, embedder: Embedder) -> Adapted | None:
     data = domain_features(setup, embedder)
     identity: Map = LinearMap.identity(data.source.shape[1])
     steps: list[Callable[[NDArray], NDArray]] = []
-    target, records = identity, []
+    target, components, records = identity, False, []
     for method in setup.adaptations("feature"):
         found = method.align(data)
         steps.append(found.source)
         target = _after(target, found.target)
+        components = components or found.components
         data = replace(
             data,
             source=found.source(data.source),
@@ -171,7 +175,7 @@ def adapt_frozen(setup: Setup, embedder: Embedder) -> Adapted | None:
         size = effective_sample_size(weights.source)
         records.append({"method": options.kind, **weight_record(weights, size)})
     labels = next(iter(setup.adaptations("labels")), None)
-    return Adapted(data, to_source, target, weights, drawn, labels, records)
+    return Adapted(data, to_source, target, weights, drawn, labels, components, records)
 
 
 def weight_record(weights: RowWeights, size: float) -> dict[str, float]:

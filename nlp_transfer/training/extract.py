@@ -104,6 +104,7 @@ def _fit_head(
         strategy.fit,
         classes=task.num_labels if task.objective == "classification" else None,
         class_weights=getattr(task, "class_weights", None),
+        common_scale=adapted is not None and adapted.components,
         seed=setup.recipe.seed,
     )
     if adapted is None:
