@@ -59,6 +59,18 @@ class ShiftOptions(Options):
     """Permutations of the two-sample test."""
 
 
+class GuardOptions(Options):
+    """Whether the source helped or hurt, judged against a model that never saw it."""
+
+    baseline: Literal["probe", "target_only", "none"] = "probe"
+    """What to compare with, on the target's held-out rows. probe: a linear head on the untrained encoder, from
+    the target's labels alone (for strategy frozen that is the model without the source); target_only: the same
+    recipe without the source, which costs its training; none: judge nothing."""
+    on_negative_transfer: Literal["warn", "stop", "fallback"] = "warn"
+    """warn: say so; stop: also end training once harm is sure, in its second half; fallback: also ship the
+    baseline where it scores higher than the transferred model."""
+
+
 class Recipe(Options):
     """Everything one run needs: what to learn, from what, with which model and which strategy."""
 
@@ -76,6 +88,8 @@ class Recipe(Options):
     """How the source, or unlabelled target text, helps: a list of methods, which act together."""
     shift: ShiftOptions = ShiftOptions()
     """The shift summary before training."""
+    guard: GuardOptions = GuardOptions()
+    """Watch for negative transfer, in runs with a source."""
     early_stopping: EarlyStopping | None = None
     """Stop when the target's validation metric no longer improves."""
     training: TrainingFields = Field(default_factory=dict)

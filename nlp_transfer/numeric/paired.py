@@ -1,4 +1,4 @@
-"""Is one system better than another on the same rows? Intervals that stay honest when one looks repeatedly."""
+"""Is one system better than another on the same rows? Intervals that bear repeated looks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy import stats
 
 from nlp_transfer.errors import DataError
 
-_DRAWS = 20_000
+_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
