@@ -18,6 +18,7 @@ from nlp_transfer.data.options import SPLITS, DomainOptions, SourceOptions, anch
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
+from nlp_transfer.recipe_options import EarlyStopping, GuardOptions, ShiftOptions
 from nlp_transfer.recipe_problems import Tables, apply_overrides, explain
 from nlp_transfer.recipe_yaml import RecipeYaml, read_yaml
 from nlp_transfer.strategies import STRATEGIES, FrozenOptions, FullOptions, LoraOptions
@@ -37,38 +38,6 @@ else:
         ]
         for table in (STRATEGIES, ADAPTATIONS, TASKS)
     )
-
-
-class EarlyStopping(Options):
-    """Stop when the validation metric no longer improves."""
-
-    patience: int = Field(default=3, ge=1)
-    """Evaluations without an improvement before training stops."""
-    threshold: float = Field(default=0.0, ge=0)
-    """Smaller improvements do not count."""
-
-
-class ShiftOptions(Options):
-    """The shift summary that stands before training when there are a source and a target."""
-
-    enabled: bool = True
-    """Compute it and show it."""
-    max_samples: int = Field(default=2000, ge=2)
-    """Texts drawn from each domain, by seed."""
-    permutations: int = Field(default=200, ge=1)
-    """Permutations of the two-sample test."""
-
-
-class GuardOptions(Options):
-    """Whether the source helped or hurt, judged against a model that never saw it."""
-
-    baseline: Literal["probe", "target_only", "none"] = "probe"
-    """What to compare with, on the target's held-out rows. probe: a linear head on the untrained encoder, from
-    the target's labels alone (for strategy frozen that is the model without the source); target_only: the same
-    recipe without the source, which costs its training; none: judge nothing."""
-    on_negative_transfer: Literal["warn", "stop", "fallback"] = "warn"
-    """warn: say so; stop: also end training once harm is sure, in its second half; fallback: also ship the
-    baseline where it scores higher than the transferred model."""
 
 
 class Recipe(Options):
