@@ -346,7 +346,7 @@ OTHERS = [
     Case("rank models and sources", "rank --target train.jsonl --models tiny --sources source.jsonl", ("--models or --sources",)),
     Case("rank on a missing file", "rank --target tost.jsonl --models tiny", ("tost.jsonl: no such file",)),
     Case("rank on a few rows", "rank --target few.jsonl --models tiny", ("few.jsonl: too few labelled rows", "at least 20"), {"few.jsonl": rows(8)}),
-    Case("rank on one class", "rank --target train.jsonl --models tiny", ("train.jsonl", "class"), {"train.jsonl": rows(24, labels=("good",))}),
+    Case("rank on one class", "rank --target train.jsonl --models tiny", ("same label", "at least two classes"), {"train.jsonl": rows(24, labels=("good",))}),
     Case("rank over a file", "rank --target train.jsonl --models tiny --output train.jsonl", ("train.jsonl exists", "--overwrite")),
     Case("export with no run", "export nowhere --output o", ("nowhere", "is not a folder")),
     Case("export into a full folder", "export run --output tiny", ("tiny holds something else",)),

@@ -129,7 +129,7 @@ def rank_models(
 
 
 def _labelled(
-    target: str, objective: Objective, max_samples: int, seed: int, **columns: str | None
+    target: str, objective: Objective, max_samples: int, seed: int, **columns: Any
 ) -> tuple[list[str], NDArray]:
     """The texts that models are judged on, and their class numbers or ratings."""
     options = place_options(target, **columns)
