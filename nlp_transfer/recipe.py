@@ -18,6 +18,7 @@ from nlp_transfer.data.options import SPLITS, DomainOptions, SourceOptions, anch
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
+from nlp_transfer.recipe_options import EarlyStopping, GuardOptions, ShiftOptions
 from nlp_transfer.recipe_problems import Tables, apply_overrides, explain
 from nlp_transfer.recipe_yaml import RecipeYaml, read_yaml
 from nlp_transfer.strategies import STRATEGIES, FrozenOptions, FullOptions, LoraOptions
@@ -39,26 +40,6 @@ else:
     )
 
 
-class EarlyStopping(Options):
-    """Stop when the validation metric no longer improves."""
-
-    patience: int = Field(default=3, ge=1)
-    """Evaluations without an improvement before training stops."""
-    threshold: float = Field(default=0.0, ge=0)
-    """Smaller improvements do not count."""
-
-
-class ShiftOptions(Options):
-    """The shift summary that stands before training when there are a source and a target."""
-
-    enabled: bool = True
-    """Compute it and show it."""
-    max_samples: int = Field(default=2000, ge=2)
-    """Texts drawn from each domain, by seed."""
-    permutations: int = Field(default=200, ge=1)
-    """Permutations of the two-sample test."""
-
-
 class Recipe(Options):
     """Everything one run needs: what to learn, from what, with which model and which strategy."""
 
@@ -76,6 +57,8 @@ class Recipe(Options):
     """How the source, or unlabelled target text, helps: a list of methods, which act together."""
     shift: ShiftOptions = ShiftOptions()
     """The shift summary before training."""
+    guard: GuardOptions = GuardOptions()
+    """Watch for negative transfer, in runs with a source."""
     early_stopping: EarlyStopping | None = None
     """Stop when the target's validation metric no longer improves."""
     training: TrainingFields = Field(default_factory=dict)

@@ -36,6 +36,7 @@ METRIC_NAMES = {
 
 SHOWN_NOTES = 4
 RISK_STYLES = {"low": "bold green", "moderate": "bold yellow", "high": "bold red", None: "bold"}
+VERDICT_STYLES = {"helped": "bold green", "hurt": "bold red", "no evidence": "bold", "not judged": "dim"}
 SHIFT_ROWS = (
     "zero_shot_chrf",
     "zero_shot_loss",
@@ -89,6 +90,7 @@ def print_run(result: RunResult) -> None:
     console.print(f"[bold]{result.strategy}[/bold]  {escape(result.metrics['model'])}")
     if columns:
         console.print(table)
+    print_verdict(result.metrics.get("guard"))
     cost = result.metrics["cost"]
     console.print(
         f"training {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
@@ -98,6 +100,16 @@ def print_run(result: RunResult) -> None:
         f"trained {human(cost['trainable_parameters'])} of {human(cost['total_parameters'])} parameters"
     )
     console.print(f"model, metrics.json and model card in [bold]{escape(str(result.output_dir))}[/bold]")
+
+
+def print_verdict(guard: dict[str, Any] | None) -> None:
+    """Whether the source helped, and what became of its own score."""
+    if guard is None:
+        return
+    style = VERDICT_STYLES[guard["verdict"]]
+    stdout().print(f"[{style}]transfer: {guard['verdict']}[/{style}]  {escape(guard['sentence'])}")
+    for split, row in guard.get("source", {}).items():
+        stdout().print(f"[dim]source {split}: {escape(words.forgetting(row, guard['metric']))}[/dim]")
 
 
 def print_shift(report: ShiftReport) -> None:

@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from nlp_transfer.shift.labelled import Figure
     from nlp_transfer.shift.report import ShiftReport
 
@@ -128,3 +130,17 @@ def gain_note(report: ShiftReport) -> str:
     if has_labels(report):
         return "Of accuracy, against training on the target labels alone."
     return "Of accuracy, against training on about 100 target labels and no source."
+
+
+def forgetting(row: dict[str, Any], metric: str) -> str:
+    """The source's score before and after the target training, with the change and its interval."""
+    if metric == "mse":
+        before, after = number(-row["before"]), number(-row["after"])
+        ends = [number(-row["change"][end]) for end in ("value", "high", "low")]
+        change = f"{ends[0]}, {ends[1]} to {ends[2]}"
+        return f"mean squared error {before} before the target training, {after} after ({change})"
+    ends = [points(row["change"][end]) for end in ("value", "low", "high")]
+    return (
+        f"{metric} {percent(row['before'])} before the target training, {percent(row['after'])} after "
+        f"({ends[0]} points, {ends[1]} to {ends[2]})"
+    )

@@ -288,6 +288,20 @@ class SentimentTask(Task[SentimentOptions]):
             return reports.regression_report(reports.ratings(logits), labels)
         return reports.classification_report(reports.probabilities(logits), labels, self.names)
 
+    def row_scores(self, logits: ArrayLike, labels: ArrayLike) -> NDArray:
+        """1 where a row's class is right, else 0; for ratings the negative squared error.
+
+        Raises:
+            ModelError: outputs that are not finite.
+        """
+        import numpy as np
+
+        from nlp_transfer.tasks import reports
+
+        if self.objective == "regression":
+            return -((reports.ratings(logits) - np.asarray(labels, dtype=np.float64)) ** 2)
+        return (reports.probabilities(logits).argmax(axis=1) == np.asarray(labels)).astype(np.float64)
+
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """accuracy, macro_f1 and matthews_correlation; or mse and mae.
 

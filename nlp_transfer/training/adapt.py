@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from nlp_transfer.training.guard import Watch
+
 ROUND = "self-training-{}"
 
 
@@ -46,6 +48,7 @@ class Step:
         texts: of the encoded ``rows`` and ``partners``, raw.
         held_out: the validation rows as they were read.
         collate: encoded rows to a batch.
+        watch: compares the model with a baseline at every evaluation.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Step:
     texts: tuple[Dataset, ...] = ()
     held_out: Dataset | None = None
     collate: Any = None
+    watch: Watch | None = None
 
 
 def plan_steps(setup: Setup) -> list[Step]:

@@ -29,16 +29,22 @@ class LengthGroupedOrder(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         """Seed the sampler for this epoch."""
-        batches: Any = getattr(train_dataloader, "batch_sampler", None)
-        while hasattr(batches, "batch_sampler"):
-            batches = batches.batch_sampler
-        sampler = getattr(batches, "sampler", None)
-        if isinstance(sampler, LengthGroupedSampler):
+        sampler = length_grouped_sampler(train_dataloader)
+        if sampler is not None:
             seed = args.seed if args.data_seed is None else args.data_seed
             epoch = int((state.epoch or 0.0) + 1e-6)
             # lengths are sorted within groups of this size: the same one for any split of a step's rows
             sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
             sampler.generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+def length_grouped_sampler(loader: Any) -> LengthGroupedSampler | None:
+    """The sampler of length-grouped batches inside a data loader, or None where it has another."""
+    batches: Any = getattr(loader, "batch_sampler", None)
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    sampler = getattr(batches, "sampler", None)
+    return sampler if isinstance(sampler, LengthGroupedSampler) else None
 
 
 class WeightedLengthSampler(LengthGroupedSampler):

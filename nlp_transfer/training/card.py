@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nlp_transfer.reporting.summary import METRIC_NAMES, figure, human
+from nlp_transfer.reporting.words import forgetting
 
 if TYPE_CHECKING:
     from nlp_transfer.data.domains import DomainData
@@ -44,6 +45,11 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
             f"MMD² {mmd['value']:.5f}, permutation p-value {mmd['p_value']:.4f}, effect size "
             f"{mmd['effect_size']:.1f} standard deviations of the null.",
         ]
+    if (guard := result.metrics.get("guard")) is not None:
+        lines = [f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"]
+        ledger = guard.get("source", {}).items()
+        lines += [f"- source {split}: {forgetting(row, guard['metric'])}" for split, row in ledger]
+        parts += ["## Did the source help?", "\n".join([lines[0], "", *lines[1:]]).rstrip()]
     parts += [
         "## Cost",
         f"{result.training_seconds:.1f} s of training, {result.peak_memory_mib:,.0f} MiB peak memory, "

@@ -14,6 +14,8 @@ from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen, HeadWeights
 from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.training.embedded import Adapted, adapt_frozen, fold
+from nlp_transfer.training.guard import why_not_judged
+from nlp_transfer.training.guard_frozen import HeadFit, frozen_evidence
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def fit_frozen(setup: Setup) -> Trained:
     if strategy.options.head == "mlp" and len(plan) > 1:
         plan = [_joined(plan)]
     adapted = adapt_frozen(setup, embedder)
-    head, records = None, []
+    head, records, fits = None, [], []
     for name, rows, *_ in plan:
         embeddings = embedder.embed(rows)
         fitting = time.perf_counter()
@@ -59,6 +61,13 @@ def fit_frozen(setup: Setup) -> Trained:
         fit = functools.partial(
             _fit_head, setup, adapted, name, np.asarray(embeddings.features), labels, start=head
         )
+        settings = {
+            "classes": task.num_labels if task.objective == "classification" else None,
+            "class_weights": getattr(task, "class_weights", None),
+            "start": head,
+            "seed": recipe.seed,
+        }
+        fits.append(HeadFit(strategy, np.asarray(embeddings.features), labels, settings))
         head = from_main(fit)
         records.append(
             {
@@ -85,7 +94,10 @@ def fit_frozen(setup: Setup) -> Trained:
         features = embedder.embed(rows).features
         return fitted.scores(target(features) if target else features)
 
-    return Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+    trained = Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+    if "source" in setup.domains and why_not_judged(setup) is None:
+        trained.evidence = frozen_evidence(setup, embedder, fits, fitted)
+    return trained
 
 
 def _fit_head(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
     from nlp_transfer.training.artifacts import RunFolder
+    from nlp_transfer.training.guard import Evidence
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Trained:
         trainable, total: numbers of weights.
         phases: the figures of each phase, for ``metrics.json``.
         logits: logits of raw rows by a cheaper way than a pass through the model, where there is one.
+        evidence: what the guard judges, where it watched.
     """
 
     model: Any
@@ -74,6 +76,7 @@ class Trained:
     total: int
     phases: list[dict[str, Any]] = field(default_factory=list)
     logits: Callable[[Dataset], NDArray] | None = None
+    evidence: Evidence | None = None
 
 
 class Phase(NamedTuple):

@@ -18,6 +18,7 @@ from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
 from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
+from nlp_transfer.training.guard import conclude
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.resume import check_resumable
 
@@ -139,8 +140,9 @@ def train(
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
+    verdict, trained = conclude(setup, trained)
     scores = evaluate_domains(setup, trained)
-    metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started)
+    metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started) | {"guard": verdict}
     result = RunResult(folder.path, metrics, shift)
     if is_main_process():
         with clear_errors(folder.path):

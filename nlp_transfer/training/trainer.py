@@ -18,7 +18,12 @@ from nlp_transfer.errors import OutputError, Problem, RecipeError
 from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
-from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress, WeightedLengthSampler
+from nlp_transfer.training.callbacks import (
+    LengthGroupedOrder,
+    Progress,
+    WeightedLengthSampler,
+    length_grouped_sampler,
+)
 from nlp_transfer.training.checkpoints import last_checkpoint, remove_damaged
 from nlp_transfer.training.faults import (
     FiniteWeights,
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
     from transformers import TrainerCallback, TrainingArguments
     from transformers.trainer_utils import TrainOutput
 
@@ -109,6 +115,18 @@ class TransferTrainer(Trainer):
         if "draw" in getattr(rows, "column_names", ()):
             return WeightedLengthSampler(self.args.train_batch_size, rows["length"][:], rows["draw"][:])
         return super()._get_train_sampler(rows)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The Trainer's, with one order of length-grouped rows for all evaluations and processes."""
+        loader = super().get_eval_dataloader(eval_dataset)
+        sampler = length_grouped_sampler(loader)
+        if sampler is not None:
+            sampler.generator = torch.Generator().manual_seed(self.args.seed)
+            self.evaluation_order = np.fromiter(sampler, dtype=np.int64)
+            sampler.generator.manual_seed(self.args.seed)
+        else:
+            self.evaluation_order = np.arange(self.num_examples(loader))
+        return loader
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -327,6 +345,9 @@ def _trainer(
     if recipe.early_stopping is not None and arguments.eval_strategy != "no":
         stopping = recipe.early_stopping
         callbacks.append(EarlyStoppingCallback(stopping.patience, stopping.threshold))
+    watch = phase.watch
+    compute = task.compute_metrics if watch is None else watch.compute_metrics
+    watching = [] if watch is None else [watch]
     trainer = TransferTrainer(
         model=ready.model,
         args=arguments,
@@ -334,12 +355,20 @@ def _trainer(
         train_dataset=ready.rows,
         eval_dataset=phase.validation,
         processing_class=setup.tokenizer,
-        compute_metrics=task.compute_metrics if evaluates and figures is None else None,
+        compute_metrics=compute if evaluates and figures is None else None,
         figures=figures,
-        callbacks=[*callbacks, Progress(f"train on {phase.name}"), *setup.callbacks, *guards(setup)],
+        callbacks=[
+            *callbacks,
+            *watching,
+            Progress(f"train on {phase.name}"),
+            *setup.callbacks,
+            *guards(setup),
+        ],
         task=task,
         strategy=strategy,
     )
+    if watch is not None:
+        watch.order = lambda: trainer.evaluation_order
     drop_printing(trainer)
     return trainer, checkpoint
 

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import notice, warn
 from nlp_transfer.models.embed import Embedder
+from nlp_transfer.models.inference import predict_logits
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, main_first
 from nlp_transfer.strategies.base import count_parameters
-from nlp_transfer.training.adapt import encode_step, label_pool, plan_steps
+from nlp_transfer.training.adapt import Step, encode_step, label_pool, plan_steps
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.embedded import domain_features, row_weights, weigh_rows
+from nlp_transfer.training.guard import (
+    TARGET_ONLY,
+    Baseline,
+    Evidence,
+    probe_baseline,
+    source_scores,
+    target_scores,
+    why_not_judged,
+)
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.pretrain import pretrain
 from nlp_transfer.training.resume import finished_phase, load_phase
@@ -22,6 +32,7 @@ from nlp_transfer.training.trainer import fit_phase
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from numpy.typing import NDArray
 
     from nlp_transfer.adaptation.instance import RowWeights
 
@@ -38,33 +49,34 @@ def fine_tune(setup: Setup) -> Trained:
         ModelError: the model cannot be loaded, or the strategy does not fit it.
         RecipeError: fields under ``training`` that contradict each other.
     """
-    from transformers import set_seed
+    plan = plan_steps(setup)
+    if "source" not in setup.domains or why_not_judged(setup) is not None:
+        return _train(setup, plan)
+    likes = setup.recipe.guard.baseline == TARGET_ONLY
+    baseline = _target_only(setup) if likes else probe_baseline(setup)
+    return _train(setup, plan, baseline, begin=not likes)
 
+
+def _train(
+    setup: Setup, plan: list[Step], baseline: Baseline | None = None, *, begin: bool = True
+) -> Trained:
+    """One model through all phases; watched in the last where there is a baseline."""
     recipe, task = setup.recipe, setup.task
-
-    def fresh(after: str | None = None) -> Any:
-        """The prepared model with the weights of the phase before, or the pretrained ones."""
-        set_seed(recipe.seed)
-        quantization = setup.strategy.quantization_config()
-        model = setup.strategy.prepare(
-            task.build_model(setup.pretrained, recipe.model, quantization=quantization)
-        )
-        if after is not None:
-            load_phase(model, setup.folder.checkpoints(after), task)
-        return model
-
+    fresh = functools.partial(_fresh, setup)
     prepared = fresh()
     max_length = resolve_max_length(setup.tokenizer, prepared.config, recipe.model.max_length)
-    plan = plan_steps(setup)
     for step in plan:
         folder = setup.folder.checkpoints(step.name)
         training_arguments(recipe, task, setup.strategy, folder, evaluates=step.validation is not None)
     weights = _row_weights(setup)
-    setup.folder.start(recipe.dump())
+    if begin:
+        setup.folder.start(recipe.dump())
+    before: dict[str, NDArray] = {}
     collate, prepare = _batching(setup, prepared)
     records = [pretrain(prepared, setup, max_length)] if setup.adaptations("pretraining") else []
     done: list[str] = [record["phase"] for record in records]
     for number, step in enumerate(plan, 1):
+        last = number == len(plan)
         record = finished_phase(setup.folder.checkpoints(step.name)) if setup.resume else None
         if record is not None:
             load_phase(prepared, setup.folder.checkpoints(step.name), task)
@@ -77,13 +89,77 @@ def fine_tune(setup: Setup) -> Trained:
             )
             if weights is not None:
                 step = replace(step, rows=weigh_rows(setup, weights, step.name, step.rows))
-            before = functools.partial(fresh, done[-1] if done else None)
-            keep = number < len(plan)
-            prepared, record = fit_phase(prepared, setup, step, keep=keep, fresh=before)
+            if baseline is not None and last:
+                step = replace(step, watch=baseline.watch(setup))
+            again = functools.partial(fresh, done[-1] if done else None)
+            keep = not last or step.name == TARGET_ONLY
+            prepared, record = fit_phase(prepared, setup, step, keep=keep, fresh=again)
         done.append(step.name)
         records.append(record)
+        if baseline is not None and not last:
+            before = source_scores(setup, _logits(setup, prepared))
     trainable, total = count_parameters(prepared.parameters())
-    return Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
+    trained = Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
+    if baseline is not None:
+        trained.logits = _logits(setup, prepared)
+        trained.evidence = Evidence(
+            baseline.scores,
+            target_scores(setup, trained.logits),
+            "validation rows",
+            like=baseline.like,
+            watched=True,
+            fallback=baseline.fallback,
+            source_before=before,
+            seconds=baseline.seconds,
+        )
+    return trained
+
+
+def _fresh(setup: Setup, after: str | None = None) -> Any:
+    """The prepared model with the weights of the phase before, or the pretrained ones."""
+    from transformers import set_seed
+
+    set_seed(setup.recipe.seed)
+    quantization = setup.strategy.quantization_config()
+    model = setup.strategy.prepare(
+        setup.task.build_model(setup.pretrained, setup.recipe.model, quantization=quantization)
+    )
+    if after is not None:
+        load_phase(model, setup.folder.checkpoints(after), setup.task)
+    return model
+
+
+def _target_only(setup: Setup) -> Baseline:
+    """The same recipe without its source, trained and kept beside the checkpoints."""
+    target = setup.domains["target"]
+    recipe = setup.recipe.model_copy(update={"source": None, "adaptation": []})
+    alone = replace(setup, recipe=recipe, domains={"target": target})
+    assert target.train is not None
+    setup.folder.start(setup.recipe.dump())
+    notice("guard: training on the target alone first")
+    trained = _train(alone, [Step(TARGET_ONLY, target.train, target.validation)], begin=False)
+    scores = target_scores(alone, _logits(alone, trained.model))
+
+    def ship() -> Trained:
+        model = _fresh(alone, TARGET_ONLY)
+        return replace(trained, model=model, logits=_logits(alone, model))
+
+    trained.model = None  # its weights lie on disk; the memory is for the next model
+    return Baseline(scores, True, ship, trained.seconds)
+
+
+def _logits(setup: Setup, model: Any) -> Callable[[Dataset], NDArray]:
+    """Logits of raw rows; each table goes through the model once."""
+    max_length = resolve_max_length(setup.tokenizer, model.config, setup.recipe.model.max_length)
+    known: dict[int, tuple[Dataset, NDArray]] = {}
+
+    def logits(rows: Dataset) -> NDArray:
+        if id(rows) not in known:
+            encoded = setup.task.encode(rows, setup.tokenizer, max_length)
+            known[id(rows)] = rows, predict_logits(model, encoded, setup.task.collator(setup.tokenizer))
+        return known[id(rows)][1]
+
+    return logits
 
 
 def _row_weights(setup: Setup) -> RowWeights | None:

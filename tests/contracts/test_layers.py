@@ -14,7 +14,7 @@ LAYERS = [
     {"numeric"},
     {"models", "data"},
     {"tasks", "strategies", "adaptation"},
-    {"arguments", "recipe_yaml", "recipe_problems"},
+    {"arguments", "recipe_options", "recipe_yaml", "recipe_problems"},
     {"recipe"},
     {"training", "shift", "selection", "export", "predict", "reporting"},
     {"cli", "launch", "doctor", "demo"},

@@ -1,0 +1,1 @@
+"""Choosing before training: which pretrained model suits a target."""

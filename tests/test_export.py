@@ -1,0 +1,98 @@
+"""Export: what is written gives the logits of the run, in plain transformers and in onnxruntime."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nlp_transfer import Recipe, load_model, train
+from nlp_transfer.errors import ModelError, OutputError
+from nlp_transfer.export import ONNX_FILE, TOLERANCE, export_model
+from tests.tiny import TEXTS, tiny_model, tiny_sentence_encoder
+
+KINDS = ("lora", "full", "frozen")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One run of each strategy: an adapter on a stock head, a stock head, a pooled frozen encoder."""
+    folder = tmp_path_factory.mktemp("runs")
+    bert, encoder = tiny_model(folder / "bert"), tiny_sentence_encoder(folder / "encoder")
+    made = {}
+    for kind in KINDS:
+        recipe = {
+            "model": {"name": str(encoder if kind == "frozen" else bert), "max_length": 32},
+            "target": {"dataset": "sample:laptops", "max_samples": 60},
+            "strategy": {"kind": kind},
+            "training": {} if kind == "frozen" else {"max_steps": 2, "learning_rate": 0.01},
+            "output_dir": str(folder / kind),
+        }
+        made[kind] = train(Recipe.from_dict(recipe)).output_dir
+    return made
+
+
+def logits_of(run, texts):
+    loaded = load_model(run)
+    batch = loaded.tokenizer(texts, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.inference_mode():
+        return inputs, loaded.model(**inputs).logits.numpy()
+
+
+def test_a_merged_adapter_loads_in_plain_transformers(runs, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    found = export_model(runs["lora"], tmp_path / "merged")
+    inputs, expected = logits_of(runs["lora"], TEXTS)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.inference_mode():
+        assert np.allclose(plain(**inputs).logits.numpy(), expected, atol=1e-5)
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    assert found.difference < 1e-5
+    assert found.agreement == 1.0
+    assert load_model(tmp_path / "merged").predict(TEXTS[:1]) == load_model(runs["lora"]).predict(TEXTS[:1])
+
+
+@pytest.mark.parametrize("kind", ["lora", "frozen"])
+def test_onnx_gives_the_logits_of_torch_for_any_shape(kind, runs, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    found = export_model(runs[kind], tmp_path / "onnx", format="onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / ONNX_FILE))
+    for texts in (TEXTS, TEXTS[:1], TEXTS[2:5]):
+        inputs, expected = logits_of(runs[kind], texts)
+        given = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        assert np.allclose(given, expected, atol=1e-4)
+    assert found.difference <= TOLERANCE
+    assert found.rows > 4  # the run's own validation rows
+    assert json.loads((tmp_path / "onnx" / "export.json").read_text())["speedup"] == found.speedup
+
+
+def test_int8_is_smaller_and_keeps_most_predictions(runs, tmp_path):
+    pytest.importorskip("onnxruntime")
+    found = export_model(runs["full"], tmp_path / "int8", format="onnx", int8=True)
+    assert found.int8
+    assert found.difference > 0
+    assert found.agreement > 0.5
+
+
+def test_a_model_that_gives_other_logits_is_not_written(runs, tmp_path, monkeypatch):
+    from nlp_transfer import export
+
+    models: list = []
+
+    def other(loaded, row):
+        models.extend([loaded] * (loaded not in models))
+        return np.full((1, 2), 5.0 * models.index(loaded))
+
+    monkeypatch.setattr(export, "_torch_logits", other)
+    with pytest.raises(ModelError, match="other logits"):
+        export_model(runs["full"], tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_export_is_replaced_only_when_asked(runs, tmp_path):
+    export_model(runs["full"], tmp_path / "merged")
+    with pytest.raises(OutputError, match="--overwrite"):
+        export_model(runs["full"], tmp_path / "merged")
+    export_model(runs["lora"], tmp_path / "merged", overwrite=True)
