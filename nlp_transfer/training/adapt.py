@@ -15,6 +15,7 @@ from nlp_transfer.console import notice, warn
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.features import unwrap
 from nlp_transfer.models.load import resolve_max_length
+from nlp_transfer.processes import main_first
 from nlp_transfer.training.paired import IGNORED_LABEL, EpochSeed, PairedCollator, PairedRows
 from nlp_transfer.training.penalty_log import PenaltyGuard, PenaltySchedule
 from nlp_transfer.training.phases import Setup, plan_phases, target_texts
@@ -232,7 +233,7 @@ def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
     assert pool is not None
     inner: PreTrainedModel = model  # type: ignore[assignment]
     length = resolve_max_length(setup.tokenizer, inner.config, setup.recipe.model.max_length)
-    encoded = task.encode(pool, setup.tokenizer, length, name="target texts")
+    encoded = main_first(lambda: task.encode(pool, setup.tokenizer, length, name="target texts"))
     logits = predict_logits(model, encoded, task.collator(setup.tokenizer)).astype(np.float64)
     odds = np.exp(logits - logits.max(1, keepdims=True))
     taken, classes = method.choose(odds / odds.sum(1, keepdims=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,10 @@ from torch import nn
 
 from nlp_transfer.console import notice
 from nlp_transfer.errors import ModelError
-from nlp_transfer.models.features import logits_and_features
+from nlp_transfer.models.features import logits_and_features, unwrap
 from nlp_transfer.models.inference import predict_logits
 from nlp_transfer.models.load import load_tokenizer, locate, resolve_max_length
+from nlp_transfer.processes import main_first
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +60,8 @@ def add_teacher(
     spoken = _Spoken(teacher)
     taught = []
     for table, raw in zip(tables, texts, strict=True):
-        encoded = setup.task.encode(raw.select_columns(["text"]), tokenizer, length, name="teacher's texts")
+        encode = functools.partial(setup.task.encode, raw.select_columns(["text"]), tokenizer, length)
+        encoded = main_first(functools.partial(encode, name="teacher's texts"))
         said = predict_logits(spoken, encoded, setup.task.collator(tokenizer), bf16=False)
         logits, features = said[:, : spoken.outputs], said[:, spoken.outputs :]
         logits = logits if order is None else logits[:, order]
@@ -75,11 +78,10 @@ class _Spoken(nn.Module):
     def __init__(self, teacher: nn.Module) -> None:
         super().__init__()
         self.teacher = teacher
-        self.outputs = 0
+        self.outputs = unwrap(teacher).config.num_labels
 
     def forward(self, **batch: torch.Tensor) -> Any:
         logits, features = logits_and_features(self.teacher, batch)
-        self.outputs = logits.shape[1]
         return SimpleNamespace(logits=torch.cat([logits.float(), features.float()], 1))
 
 
