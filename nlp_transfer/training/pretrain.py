@@ -28,9 +28,10 @@ from nlp_transfer.training.checkpoints import last_checkpoint
 from nlp_transfer.training.faults import check_finite_loss
 from nlp_transfer.training.paired import EpochSeed
 from nlp_transfer.training.phases import Setup, target_texts
+from nlp_transfer.training.record import phase_record
 from nlp_transfer.training.resume import finished_phase, keep_phase, load_phase
 from nlp_transfer.training.together import Together
-from nlp_transfer.training.trainer import drop_printing, guards, phase_record, refuse_shards, train_safely
+from nlp_transfer.training.trainer import drop_printing, guards, refuse_shards, train_safely
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,7 +17,7 @@ LAYERS = [
     {"arguments", "recipe_options", "recipe_yaml", "recipe_problems"},
     {"recipe"},
     {"training", "shift", "selection", "export", "predict", "reporting"},
-    {"cli", "launch", "doctor", "demo"},
+    {"cli", "cli_models", "launch", "doctor", "demo"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
