@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from nlp_transfer import train
@@ -23,7 +24,16 @@ SAVE_OFTEN = ("training.save_strategy=steps", "training.save_steps=2", "training
 
 
 @pytest.fixture
-def killed(make_recipe, tmp_path, monkeypatch):
+def one_thread():
+    """As many threads as the killer's runs have: sums over more threads differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def killed(make_recipe, tmp_path, monkeypatch, one_thread):
     """A function that runs {name: points} in the killer: {name: how it went}, beside runs left alone."""
     monkeypatch.setenv("NLP_TRANSFER_CACHE", str(tmp_path / "cache"))
 

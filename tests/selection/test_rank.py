@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nlp_transfer.cli import main
+from nlp_transfer.data.options import SAMPLE_FOLDER
 from nlp_transfer.selection.rank import rank_models
 from tests.tiny import tiny_model
 
@@ -65,10 +66,14 @@ def test_the_command_takes_several_models_after_one_option(noise, capsys, monkey
 
 def test_sources_are_ranked_by_the_forecast_of_the_shift(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
-    command = ["rank", "--target", "sample:laptops", "--sources", "sample:cafes", "sample:recipes"]
+    flipped = tmp_path / "flipped.jsonl"
+    other = {"positive": "negative", "negative": "positive"}
+    rows = [json.loads(line) for line in (SAMPLE_FOLDER / "cafes.train.jsonl").read_text().splitlines()]
+    flipped.write_text("".join(json.dumps(row | {"label": other[row["label"]]}) + "\n" for row in rows))
+    command = ["rank", "--target", "sample:laptops", "--sources", "sample:cafes", str(flipped)]
     with pytest.raises(SystemExit) as stop:
         main([*command, "--max-samples", "40", "--output", str(tmp_path / "shift")])
     assert stop.value.code == 0
     assert "predicted gain" in capsys.readouterr().out
     ranking = json.loads((tmp_path / "shift" / "report.json").read_text())["ranking"]
-    assert {row["source"] for row in ranking} == {"cafes", "recipes"}
+    assert [row["source"] for row in ranking] == ["cafes", "flipped"]
