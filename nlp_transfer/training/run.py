@@ -127,7 +127,11 @@ def train(
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
     task = task.bind(
-        {f"{role}.train": data.train for role, data in domains.items() if data.train is not None}
+        {
+            f"{role}.train": data.training_labels
+            for role, data in domains.items()
+            if data.training_labels is not None
+        }
     )
     check_labels(task, domains)
     pretrained = _start(recipe, task, domains)

@@ -15,11 +15,13 @@ from transformers.trainer_utils import EvalLoopOutput
 from nlp_transfer.console import is_main_process, notice
 from nlp_transfer.errors import OutputError, Problem, RecipeError
 from nlp_transfer.processes import from_main, gather, world_size
+from nlp_transfer.tasks.encoding import EncodedStream
 from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import (
     LengthGroupedOrder,
     Progress,
+    StreamSampler,
     WeightedLengthSampler,
     length_grouped_sampler,
 )
@@ -114,6 +116,8 @@ class TransferTrainer(Trainer):
             return RandomSampler(rows)
         if "draw" in getattr(rows, "column_names", ()):
             return WeightedLengthSampler(self.args.train_batch_size, rows["length"][:], rows["draw"][:])
+        if isinstance(rows, EncodedStream) and self.args.train_sampling_strategy == "group_by_length":
+            return StreamSampler(self.args.train_batch_size, rows.lengths)
         return super()._get_train_sampler(rows)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
