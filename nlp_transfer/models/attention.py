@@ -16,7 +16,7 @@ from nlp_transfer.models.load import quiet
 
 NAME = "sdpa_or_products"
 LONGEST = 512
-"""Tokens up to which attention weights are held in memory: 2 bytes x heads x tokens^2 for a text and layer."""
+"""Tokens up to which attention weights are held in memory: 2 bytes x heads x tokens^2 a text and layer."""
 
 
 def attention(
