@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import is_main_process, notice
 from nlp_transfer.errors import OutputError, Problem, RecipeError
+from nlp_transfer.models.attention import trains_in_bf16
 from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.tasks.encoding import EncodedStream
 from nlp_transfer.training.adapt import make_ready
@@ -272,8 +274,10 @@ def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> Tra
         OutputError: the disk is full or the folder cannot be written.
         InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
     """
+    slow_kernel = trainer.args.bf16 and trainer.args.device.type == "cpu"
+    model: Any = trainer.model
     try:
-        with clear_errors(folder):
+        with clear_errors(folder), trains_in_bf16(model) if slow_kernel else contextlib.nullcontext():
             return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except OutputError:
         if is_main_process():
