@@ -352,6 +352,7 @@ HELP = {
     "predict": "--input",
     "shift": "--target",
     "rank": "--models",
+    "plan": "--budget-minutes",
     "export": "--format",
     "doctor": "--json",
     "demo": "--output",

@@ -11,7 +11,14 @@ from nlp_transfer import Recipe, train
 from nlp_transfer.cli import main
 from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.models.options import ModelOptions
-from nlp_transfer.selection.choices import FINE_TUNING, Option, choose, fine_tuning_gain, limited, weighting_gain
+from nlp_transfer.selection.choices import (
+    FINE_TUNING,
+    Option,
+    choose,
+    fine_tuning_gain,
+    limited,
+    weighting_gain,
+)
 from nlp_transfer.selection.plan import make_plan
 from nlp_transfer.selection.trials import Trial
 from nlp_transfer.shift.labelled import Figure
@@ -19,21 +26,6 @@ from tests.tiny import tiny_sentence_encoder
 
 GOOD, BAD = ("great", "delight", "wonderful", "fair"), ("dull", "awful", "broke", "late")
 FILLER = ["the", "film", "was", "from", "start", "to", "end", "a", "book", "of", "this", "we", "cook"]
-    "the",
-    "film",
-    "was",
-    "from",
-    "start",
-    "to",
-    "end",
-    "a",
-    "book",
-    "of",
-    "this",
-    "we",
-    "cook",
-    "story",
-]
 
 
 def write(path, count, seed, *, names=("negative", "positive"), flipped=False):
