@@ -131,3 +131,29 @@ def plan(
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
         print_plan(found, output)
+
+
+def tune(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file with ranges under tune.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Overrides, such as training.max_steps=50.", show_default=False
+        ),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(min=1, help="That the study holds at the end, those of earlier calls too.")
+    ] = 20,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the study. Default: output_dir with -tune behind it.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin the study anew.")] = False,
+) -> None:
+    """Search the ranges under tune for the best values; kept in a file, gone on with when called again."""
+    from nlp_transfer.recipe import Recipe
+
+    loaded = Recipe.load(recipe, overrides or ())
+    from nlp_transfer.reporting.selection import print_search
+    from nlp_transfer.training.search import search
+
+    print_search(search(loaded, trials, output=output, overwrite=overwrite))

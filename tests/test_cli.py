@@ -353,6 +353,7 @@ HELP = {
     "shift": "--target",
     "rank": "--models",
     "plan": "--budget-minutes",
+    "tune": "--trials",
     "export": "--format",
     "doctor": "--json",
     "demo": "--output",

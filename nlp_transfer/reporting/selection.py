@@ -1,4 +1,4 @@
-"""Terminal output of ``rank``, ``plan`` and ``export``."""
+"""Terminal output of ``rank``, ``plan``, ``tune`` and ``export``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nlp_transfer.selection.choices import Option
     from nlp_transfer.selection.plan import Plan
     from nlp_transfer.selection.rank import Ranking
+    from nlp_transfer.training.search import Search
 
 
 def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
@@ -93,6 +94,32 @@ def _option_cells(option: Option) -> list[str]:
         minutes,
         f"{option.memory_gb:.1f}",
     ]
+
+
+def print_search(search: Search) -> None:
+    """The trials, best first, and where the best recipe is."""
+    console = stdout()
+    sign = -1.0 if search.greater_is_better else 1.0
+    order = sorted(
+        search.trials, key=lambda trial: (trial.state != "complete", sign * (trial.score or 0), trial.number)
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("trial", justify="right")
+    for key in search.best_trial.values:
+        table.add_column(escape(key), justify="right", overflow="fold")
+    table.add_column(search.metric, justify="right")
+    for trial in order[:10]:
+        values = (trial.values.get(key) for key in search.best_trial.values)
+        cells = [f"{value:.3g}" if isinstance(value, float) else escape(str(value)) for value in values]
+        score = trial.state if trial.state != "complete" else f"{trial.score:.4f}"
+        table.add_row(str(trial.number), *cells, score)
+    console.print(table)
+    pruned = sum(trial.state == "pruned" for trial in search.trials)
+    console.print(
+        f"{len(search.trials)} trials, {pruned} cut short; {search.metric} on {search.held_out}, which "
+        "chose the best: read it as slightly optimistic"
+    )
+    console.print(f"nlp-transfer train [bold]{escape(str(search.folder / 'best.yaml'))}[/bold]")
 
 
 def print_export(exported: Exported) -> None:
