@@ -43,6 +43,11 @@ def rank(
     sources: Annotated[
         list[str] | None, typer.Option(help="Files (or sample:NAME) to transfer from: --sources A B C.")
     ] = None,
+    task: Annotated[
+        Literal["sentiment", "translation"], typer.Option(help="translation: the target holds pairs.")
+    ] = "sentiment",
+    source_lang: Annotated[str | None, typer.Option(help="Of translation: to translate from.")] = None,
+    target_lang: Annotated[str | None, typer.Option(help="Of translation: to translate into.")] = None,
     layer: Annotated[
         Literal["last", "mean", "best"], typer.Option(help="Which hidden layer the scores look at.")
     ] = "last",
@@ -51,7 +56,7 @@ def rank(
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 42,
     output: Annotated[
         Path | None,
-        typer.Option(help="A JSON file for the figures; with --sources a folder for the reports."),
+        typer.Option(help="A JSON file for the figures (the page goes beside it); with --sources a folder."),
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
@@ -60,13 +65,18 @@ def rank(
     """Choose before training: which model suits the target, or which source will help it most."""
     if bool(models) == bool(sources):
         raise UsageError("give --models or --sources, one of them.")
-    columns = {"text_column": text_column, "label_column": label_column}
+    languages = (source_lang, target_lang) if source_lang and target_lang else None
+    if (task == "translation") != (languages is not None):
+        raise UsageError("give --source-lang and --target-lang with --task translation, and only there.")
+    if sources and languages:
+        raise UsageError("sources of translation are compared by: nlp-transfer shift --task translation")
     places = [*(models or sources or []), *(more or [])]
     if sources:
         from nlp_transfer.reporting.summary import print_shift_reports
         from nlp_transfer.shift.command import shift_of_files
 
-        given: dict[str, Any] = {"max_samples": max_samples, "seed": seed, "overwrite": overwrite, **columns}
+        given: dict[str, Any] = {"max_samples": max_samples, "seed": seed, "overwrite": overwrite}
+        given |= {"text_column": text_column, "label_column": label_column}
         return print_shift_reports(shift_of_files(places, [target], output=output, **given), output)
     from nlp_transfer.reporting.selection import print_ranking
     from nlp_transfer.selection.rank import rank_models
@@ -76,11 +86,13 @@ def rank(
         target,
         layer=layer,
         objective="regression" if ratings else "classification",
+        languages=languages,
         max_samples=max_samples,
         seed=seed,
+        text_column=text_column,
+        label_column=label_column,
         output=output,
         overwrite=overwrite,
-        **columns,
     )
     return print_ranking(ranking, output)
 

@@ -45,18 +45,28 @@ def shift_page(reports: Sequence[ShiftReport]) -> str:
     if not one_target:
         many = f"{views[0]['source']['name']} → {len(views)} targets"
     title = names if len(views) == 1 else many
+    return page_parts(
+        "shift.html.j2",
+        title=f"{title}: domain shift",
+        data=[_pictures(report) for report in reports],
+        reports=views,
+        one_target=one_target,
+    )
+
+
+def page_parts(template: str, *, title: str, data: Any, **values: Any) -> str:
+    """A page of a template: ``values`` and, for its pictures, ``data``; every text is escaped."""
     return (
         _environment()
-        .get_template("shift.html.j2")
+        .get_template(template)
         .render(
-            reports=views,
-            one_target=one_target,
-            title=f"{title}: domain shift",
+            title=title,
             version=_version(),
             css=_file("report.css"),
             js=_file("report.js"),
             plotly=_plotly(),
-            data=_inert([_pictures(report) for report in reports]),
+            data=_inert(data),
+            **values,
         )
     )
 
@@ -296,7 +306,7 @@ def _within(report: ShiftReport) -> dict[str, list[Any]]:
     if item is not None:
         pairs.insert(0, ("all texts", item.detail["all_texts"]))
     return {
-        "classes": [_plain(name) for name, _ in pairs],
+        "classes": [plain_text(name) for name, _ in pairs],
         "value": [value for _, value in pairs],
         "label": [words.number(value) for _, value in pairs],
     }
@@ -306,7 +316,9 @@ def _places(points: Sequence[Point], name: str) -> dict[str, list[Any]]:
     def hover(point: Point) -> str:
         head = f"{name} · {point.label}" if point.label else name
         text = point.text if len(point.text) <= HOVER_CHARACTERS else point.text[:HOVER_CHARACTERS] + " …"
-        return "<br>".join([f"<b>{_plain(head)}</b>", *(_plain(line) for line in wrap(text, HOVER_COLUMNS))])
+        return "<br>".join(
+            [f"<b>{plain_text(head)}</b>", *(plain_text(line) for line in wrap(text, HOVER_COLUMNS))]
+        )
 
     return {
         "x": [point.x for point in points],
@@ -316,7 +328,7 @@ def _places(points: Sequence[Point], name: str) -> dict[str, list[Any]]:
     }
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """A text that Plotly shows as it is: its pseudo-HTML is escaped."""
     return escape(str(text), quote=False)
 
@@ -351,7 +363,7 @@ def _histogram(report: ShiftReport) -> dict[str, Any]:
 
 
 def _class_bars(report: ShiftReport) -> dict[str, Any]:
-    names = [_plain(item.name) for item in report.classes]
+    names = [plain_text(item.name) for item in report.classes]
     bars = [
         _bar("source", f"{report.source.name} (labels)", names, [item.source for item in report.classes]),
         _bar("target", f"{report.target.name} (labels)", names, [item.target for item in report.classes]),
@@ -376,9 +388,9 @@ def _bar(kind: str, name: str, classes: list[str], shares: list[float | None]) -
     texts = ["" if share is None else f"{100 * share:.0f} %" for share in shares]
     return {
         "kind": kind,
-        "name": _plain(name),
+        "name": plain_text(name),
         "classes": classes,
         "share": shares,
         "label": texts,
-        "hover": [f"{_plain(name)}<br>{cls}: {text}" for cls, text in zip(classes, texts, strict=True)],
+        "hover": [f"{plain_text(name)}<br>{cls}: {text}" for cls, text in zip(classes, texts, strict=True)],
     }

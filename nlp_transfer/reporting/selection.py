@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlp_transfer.console import stdout
-from nlp_transfer.numeric.transferability import SCORES, scores_of
 from nlp_transfer.reporting.summary import human
 
 if TYPE_CHECKING:
@@ -23,33 +22,41 @@ if TYPE_CHECKING:
     from nlp_transfer.training.search import Search
 
 
+ROWS = {
+    "classification": "rows with labels",
+    "regression": "rows with ratings",
+    "translation": "pairs, translated greedily by the models as they are",
+}
+
+
 def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
     """Models for a target, best first, each score with its interval, beside the cost."""
-    console, names = stdout(), scores_of(ranking.objective)
-    names.sort(key=lambda name: name != ranking.score)
+    console, titles = stdout(), ranking.titles
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("model", overflow="fold")
-    for title in [*(SCORES[name].title for name in names), "parameters", "s / 1,000 texts"]:
+    for title in [*titles.values(), "parameters", "disk MB", "memory MB", "s / 1,000 texts"]:
         table.add_column(title, justify="right")
     for place, candidate in enumerate(ranking.candidates, 1):
         if candidate.error is not None:
             continue
-        layer = f" [dim]layer {candidate.layer}[/dim]" if candidate.layer != "last" else ""
+        layer = "" if candidate.layer in ("last", "all") else f" [dim]layer {candidate.layer}[/dim]"
         assert candidate.parameters is not None
         table.add_row(
             str(place),
             escape(candidate.model) + layer,
-            *(_score(candidate.scores[name], full=name == ranking.score) for name in names),
+            *(_score(candidate.scores[name], full=name == ranking.score) for name in titles),
             human(candidate.parameters),
+            f"{candidate.disk_mb:,.0f}",
+            f"{candidate.memory_mb:,.0f}",
             f"{candidate.seconds_per_1000:.1f}{' *' if candidate.pareto else '  '}",
         )
-    what = "labels" if ranking.objective == "classification" else "ratings"
-    console.print(f"[bold]{escape(ranking.target)}[/bold]  {ranking.rows:,} rows with {what}")
+    rows = ROWS[ranking.objective]
+    console.print(f"[bold]{escape(ranking.target)}[/bold]  {ranking.rows:,} {rows}")
     if table.row_count:
         console.print(table)
         console.print(
-            f"[dim]ordered by {SCORES[ranking.score].title}; 95 % intervals over resamples of the rows; "
+            f"[dim]ordered by {titles[ranking.score]}; 95 % intervals over resamples of the rows; "
             "* no other model is both better and faster[/dim]"
         )
     for candidate in ranking.candidates:
@@ -57,7 +64,8 @@ def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
             reason = candidate.error.removeprefix(f"{candidate.model}: ")
             console.print(f"[bold red]failed[/bold red]  {escape(f'{candidate.model}: {reason}')}")
     if output is not None:
-        console.print(f"figures in [bold]{escape(str(output))}[/bold]")
+        page = escape(str(output.with_suffix(".html")))
+        console.print(f"figures in [bold]{escape(str(output))}[/bold], page [bold]{page}[/bold]")
 
 
 def _score(found: Estimate, *, full: bool) -> str:

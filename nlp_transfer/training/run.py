@@ -19,6 +19,7 @@ from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
 from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
 from nlp_transfer.training.guard import conclude
+from nlp_transfer.training.hub import claim_repository, upload
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.resume import check_resumable
 
@@ -135,6 +136,7 @@ def train(
     config = load_config(pretrained, recipe.model)
     task = task.settle(tokenizer, config)
     check_precision(recipe, config)
+    repository = from_main(lambda: claim_repository(recipe))
     compares = recipe.shift.enabled and "source" in domains
     shift = from_main(lambda: shift_summary(recipe, domains, task)) if compares else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
@@ -147,6 +149,8 @@ def train(
     if is_main_process():
         with clear_errors(folder.path):
             _write(setup, trained, result)
+        if repository is not None:
+            notice(f"pushed to {upload(recipe, repository, folder.path)}")
     return result
 
 
