@@ -1,7 +1,7 @@
 """Upload of a finished run to the Hugging Face Hub, by the Trainer's own fields under ``training``.
 
-The Trainer itself does not upload: its checkpoints are no models to ship, and the frozen strategy has none. What
-goes to the hub is the run's ``model/`` with the run's card, in one commit, when both are written.
+The Trainer itself does not upload: its checkpoints are no models to ship, and the frozen strategy has none.
+What goes to the hub is the run's ``model/`` with the run's card, in one commit, when both are written.
 """
 
 from __future__ import annotations
