@@ -66,7 +66,7 @@ def test_a_run_is_pushed_in_one_commit_with_its_card(make_recipe, hub, tmp_path)
     train(make_recipe(strategy={"kind": "frozen"}, training=training))
     created, commit = hub.asked[0], hub.asked[-1]
     assert created[0] == "/api/repos/create"
-    assert json.loads(created[1])["private"] is True
+    assert json.loads(created[1])["visibility"] == "private"
     assert commit[0] == "/api/models/me/kitchen/commit/main"
     lines = [json.loads(line) for line in commit[1].splitlines()]
     sent = {line["value"]["path"]: line["value"] for line in lines if line["key"] == "file"}

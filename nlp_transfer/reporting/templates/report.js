@@ -69,7 +69,7 @@
 
   function drawPareto(node, data, c) {
     const points = (rows, colour, symbol) => ({
-      type: "scatter", mode: "markers+text", x: rows.map((r) => r.cost), y: rows.map((r) => r.score), text: rows.map((r) => " " + r.label), textposition: "middle right", cliponaxis: false,
+      type: "scatter", mode: "markers+text", x: rows.map((r) => r.cost), y: rows.map((r) => r.score), text: rows.map((r) => " " + r.label), textposition: "bottom right", cliponaxis: false,
       textfont: { color: c.ink, size: 12 }, hovertext: rows.map((r) => r.hover), hoverinfo: "text", marker: { color: colour, symbol: symbol, size: 11, line: { width: 0.6, color: c.card } },
       error_y: { type: "data", symmetric: false, array: rows.map((r) => r.above), arrayminus: rows.map((r) => r.below), color: c.soft, thickness: 1.2, width: 4 },
     });
