@@ -114,15 +114,18 @@ def outcome(
 ) -> dict[str, float]:
     """Train one choice and score it on the test rows."""
     from nlp_transfer import Recipe, train
+    from nlp_transfer.selection.choices import BATCH, LEARNING_RATES
 
     strategy, source, weighted = choice
+    training = {"per_device_train_batch_size": BATCH, "learning_rate": LEARNING_RATES.get(strategy)}
+    training["num_train_epochs"] = epochs[str(source)]
     recipe: dict[str, Any] = {
         "model": {"max_length": TOKENS},
         "target": {"train": files["target"], "test": files["test"]},
         "strategy": {"kind": strategy},
         "shift": {"enabled": False},
         "guard": {"baseline": "none"},
-        "training": {} if strategy == "frozen" else {"num_train_epochs": epochs[str(source)]},
+        "training": {} if strategy == "frozen" else training,
         "output_dir": str(folder),
     }
     if source:

@@ -22,8 +22,10 @@ StrategyName = Literal["frozen", "lora", "full"]
 STRATEGIES: tuple[StrategyName, ...] = ("frozen", "lora", "full")
 CLOSE = 0.005
 """Accuracies within half a point count as equal; the cheaper option is taken."""
-BATCH, STEPS, EPOCHS = 32, 60, (3, 10)
+BATCH, STEPS, EPOCHS = 16, 60, (3, 10)
 """Rows of a step; steps that fine-tuning takes at least, within these bounds of epochs."""
+LEARNING_RATES = {"full": 1e-4, "lora": 1e-3}
+"""Those of the shipped recipes."""
 VALIDATION = 0.1
 """Share of the target rows that fine-tuning holds out."""
 FINE_TUNING = {"full": ((16, -0.012), (1700, 0.079)), "lora": ((16, -0.013), (1700, 0.087))}
@@ -100,7 +102,8 @@ def expected(
     Frozen, target alone: the cross-validated accuracy. With a source: that plus the forecast's gain; without
     target labels, the forecast's accuracy. Weighted: plus the cross-validated difference that weighting
     makes, shrunk towards none by its error. Fine-tuned: by a study of that strategy where the calibration
-    has one, else what fine-tuning adds to a frozen encoder with so many rows.
+    has one, else what fine-tuning adds to a frozen encoder with so many rows, the source's counted as far
+    as they carry over.
     """
     risk = None if number is None else known.reports[number].risk
     gain = None if risk is None else risk.predicted_gain
@@ -115,7 +118,7 @@ def expected(
         accuracy = risk.predicted_target_accuracy
     rows = known.labels
     if number is not None:
-        rows += known.rows[number]
+        rows += round(carried_over(known.reports[number]) * known.rows[number])
     if strategy != "frozen":
         studied = known.calibrated.get((number or 0, strategy))
         if studied is not None and number is not None:
@@ -133,6 +136,20 @@ def expected(
         *(float(np.clip(value, 0, 1)) for value in (accuracy.estimate, accuracy.low, accuracy.high))
     )
     return bounded, gain if known.trials else None
+
+
+def carried_over(report: ShiftReport) -> float:
+    """Share of what the source teaches about itself that holds on the target: how much its rows count.
+
+    (accuracy of the source's probe on the labelled target rows - chance) / (in its own domain - chance), from 0
+    to 1; 1 without target labels.
+    """
+    probe = report.probe
+    if probe is None or probe.labelled is None:
+        return 1.0
+    chance = 1 / max(probe.n_classes, 2)
+    own = max(probe.label_free.source_accuracy - chance, 0.01)
+    return float(np.clip((probe.labelled.zero_shot.estimate - chance) / own, 0, 1))
 
 
 def fine_tuning_gain(strategy: str, rows: int) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.data.options import SAMPLE_PREFIX, place_options
 from nlp_transfer.models.options import ModelOptions
 from nlp_transfer.reporting.words import percent, points
-from nlp_transfer.selection.choices import weighting_gain
+from nlp_transfer.selection.choices import BATCH, LEARNING_RATES, weighting_gain
 
 if TYPE_CHECKING:
     from nlp_transfer.data.domains import DomainData
@@ -161,7 +161,8 @@ def recipe_of(
         recipe["adaptation"] = [{"kind": "density_ratio"}]
     training: dict[str, Any] = {"seed": seed}
     if choice.epochs is not None:
-        training["num_train_epochs"] = choice.epochs
+        training |= {"num_train_epochs": choice.epochs, "per_device_train_batch_size": BATCH}
+        training["learning_rate"] = LEARNING_RATES[choice.strategy]
     recipe["training"] = training
     if choice.source is not None and labelled and choice.strategy == "frozen":
         recipe["guard"] = {"baseline": "probe", "on_negative_transfer": "fallback"}
