@@ -141,8 +141,8 @@ def expected(
 def carried_over(report: ShiftReport) -> float:
     """Share of what the source teaches about itself that holds on the target: how much its rows count.
 
-    (accuracy of the source's probe on the labelled target rows - chance) / (in its own domain - chance), from 0
-    to 1; 1 without target labels.
+    (accuracy of the source's probe on the labelled target rows - chance) / (in its own domain - chance), from
+    0 to 1; 1 without target labels.
     """
     probe = report.probe
     if probe is None or probe.labelled is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.arguments import training_fields
 from nlp_transfer.console import calm, notice
-from nlp_transfer.errors import MissingExtraError, OutputError, Problem, RecipeError
+from nlp_transfer.errors import MissingExtraError, OutputError, Problem, RecipeError, did_you_mean
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.tasks import TASKS
@@ -217,9 +217,7 @@ def check(recipe: Recipe) -> Space:
     """
     problems = []
     if not recipe.tune:
-        message = (
-            "required: the keys to search with their ranges, such as learning_rate: {low: 1e-5, high: 1e-3}"
-        )
+        message = "required: give keys and ranges, such as learning_rate: {low: 1e-5, high: 1e-3, log: true}"
         raise RecipeError("recipe", [Problem("tune", None, message)])
     if recipe.task.kind != "sentiment":
         problems.append(Problem("task.kind", None, f"expected sentiment, found {recipe.task.kind}"))
@@ -249,7 +247,8 @@ def _why_not(recipe: Recipe, key: str) -> str | None:
     section, _, name = _path(key).partition(".")
     frozen = recipe.strategy.kind == "frozen"
     if section == "training" and not frozen:
-        return None if name in training_fields() else "unknown field of TrainingArguments"
+        fields = training_fields()
+        return None if name in fields else f"unknown field of TrainingArguments; {did_you_mean(name, fields)}"
     if section == "training":
         return "strategy frozen trains no encoder: search keys of strategy, such as strategy.C"
     if section != "strategy" and (frozen or _path(key) not in SEARCHED):

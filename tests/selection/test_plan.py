@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nlp_transfer.models.options import ModelOptions
 from nlp_transfer.selection.choices import (
     FINE_TUNING,
     Option,
+    carried_over,
     choose,
     fine_tuning_gain,
     limited,
@@ -139,3 +141,17 @@ def test_what_weighting_adds_is_shrunk_by_its_error():
     variance = float((trials[1].right - trials[0].right).var(ddof=1)) / 400
     assert weighting_gain(trials, 0) == pytest.approx(difference * 1e-4 / (1e-4 + variance), abs=1e-5)
     assert weighting_gain([], 0) == pytest.approx(0, abs=1e-5)
+
+
+def test_rows_of_a_source_count_as_far_as_its_skill_carries_over():
+    """(0.8 - 0.5) / (0.9 - 0.5) of two classes; nothing below chance; all without labels."""
+
+    def report(zero_shot):
+        labelled = None if zero_shot is None else SimpleNamespace(zero_shot=Figure(zero_shot, 0, 1))
+        free = SimpleNamespace(source_accuracy=0.9)
+        return SimpleNamespace(probe=SimpleNamespace(n_classes=2, labelled=labelled, label_free=free))
+
+    assert carried_over(report(0.8)) == pytest.approx(0.75)
+    assert carried_over(report(0.2)) == 0
+    assert carried_over(report(0.95)) == 1
+    assert carried_over(report(None)) == 1
