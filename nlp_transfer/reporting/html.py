@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from nlp_transfer.reporting import words
+from nlp_transfer.reporting.page import environment, file_text, page_parts, plain_text
 
 if TYPE_CHECKING:
     from nlp_transfer.shift.labelled import Figure
     from nlp_transfer.shift.pictures import Point
     from nlp_transfer.shift.report import DomainSummary, ShiftReport
 
-TEMPLATES = Path(__file__).with_name("templates")
 GROUPS = {
     "translation": "Translation: the model as it is now",
     "embeddings": "Embeddings: what the texts mean",
@@ -54,58 +49,10 @@ def shift_page(reports: Sequence[ShiftReport]) -> str:
     )
 
 
-def page_parts(template: str, *, title: str, data: Any, **values: Any) -> str:
-    """A page of a template: ``values`` and, for its pictures, ``data``; every text is escaped."""
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            title=title,
-            version=_version(),
-            css=_file("report.css"),
-            js=_file("report.js"),
-            plotly=_plotly(),
-            data=_inert(data),
-            **values,
-        )
-    )
-
-
 def shift_card(report: ShiftReport) -> str:
     """The verdict and the figures, for a notebook."""
-    css = Markup(str(_file("report.css")).replace(":root", "&"))  # nested: the notebook stays as it is
-    return _environment().get_template("card.html.j2").render(r=_view(report), css=css)
-
-
-@functools.cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-def _file(name: str) -> Markup:
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def _plotly() -> Markup:
-    from plotly.offline import get_plotlyjs
-
-    return Markup(get_plotlyjs().replace("</script", "<\\/script"))
-
-
-def _version() -> str:
-    from nlp_transfer import __version__
-
-    return __version__
-
-
-def _inert(value: Any) -> Markup:
-    """JSON that can end no script element and start no comment."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    css = Markup(str(file_text("report.css")).replace(":root", "&"))  # nested: the notebook stays as it is
+    return environment().get_template("card.html.j2").render(r=_view(report), css=css)
 
 
 def _view(report: ShiftReport) -> dict[str, Any]:
@@ -326,11 +273,6 @@ def _places(points: Sequence[Point], name: str) -> dict[str, list[Any]]:
         "hover": [hover(point) for point in points],
         "text": [point.text for point in points],
     }
-
-
-def plain_text(text: str) -> str:
-    """A text that Plotly shows as it is: its pseudo-HTML is escaped."""
-    return escape(str(text), quote=False)
 
 
 def _histogram(report: ShiftReport) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.reporting import words
-from nlp_transfer.reporting.html import page_parts, plain_text
+from nlp_transfer.reporting.page import page_parts, plain_text
 from nlp_transfer.reporting.summary import human
 
 if TYPE_CHECKING:
