@@ -18,29 +18,6 @@ class EarlyStopping(Options):
     """Smaller improvements do not count."""
 
 
-class ShiftOptions(Options):
-    """The shift summary that stands before training when there are a source and a target."""
-
-    enabled: bool = True
-    """Compute it and show it."""
-    max_samples: int = Field(default=2000, ge=2)
-    """Texts drawn from each domain, by seed."""
-    permutations: int = Field(default=200, ge=1)
-    """Permutations of the two-sample test."""
-
-
-class GuardOptions(Options):
-    """Whether the source helped or hurt, judged against a model that never saw it."""
-
-    baseline: Literal["probe", "target_only", "none"] = "probe"
-    """What to compare with, on the target's held-out rows. probe: a linear head on the untrained encoder,
-    from the target's labels alone (for strategy frozen that is the model without the source); target_only:
-    the same recipe without the source, which costs its training; none: judge nothing."""
-    on_negative_transfer: Literal["warn", "stop", "fallback"] = "warn"
-    """warn: say so; stop: also end training once harm is sure, in its second half; fallback: also ship the
-    baseline where it scores higher than the transferred model."""
-
-
 class SearchRange(Options):
     """The values that ``nlp-transfer tune`` tries for one key: a range of numbers, or choices."""
 
@@ -73,3 +50,26 @@ class SearchRange(Options):
     def ends(self) -> list[bool | int | float | str]:
         """The values that stand for all: both ends, or every choice."""
         return list(self.choices) if self.choices is not None else [self.low or 0, self.high or 0]
+
+
+class ShiftOptions(Options):
+    """The shift summary that stands before training when there are a source and a target."""
+
+    enabled: bool = True
+    """Compute it and show it."""
+    max_samples: int = Field(default=2000, ge=2)
+    """Texts drawn from each domain, by seed."""
+    permutations: int = Field(default=200, ge=1)
+    """Permutations of the two-sample test."""
+
+
+class GuardOptions(Options):
+    """Whether the source helped or hurt, judged against a model that never saw it."""
+
+    baseline: Literal["probe", "target_only", "none"] = "probe"
+    """What to compare with, on the target's held-out rows. probe: a linear head on the untrained encoder,
+    from the target's labels alone (for strategy frozen that is the model without the source); target_only:
+    the same recipe without the source, which costs its training; none: judge nothing."""
+    on_negative_transfer: Literal["warn", "stop", "fallback"] = "warn"
+    """warn: say so; stop: also end training once harm is sure, in its second half; fallback: also ship the
+    baseline where it scores higher than the transferred model."""

@@ -131,12 +131,12 @@ def train(
         {f"{role}.train": data.train for role, data in domains.items() if data.train is not None}
     )
     check_labels(task, domains)
+    repository = from_main(lambda: claim_repository(recipe))
     pretrained = _start(recipe, task, domains)
     tokenizer = load_tokenizer(pretrained, recipe.model)
     config = load_config(pretrained, recipe.model)
     task = task.settle(tokenizer, config)
     check_precision(recipe, config)
-    repository = from_main(lambda: claim_repository(recipe))
     compares = recipe.shift.enabled and "source" in domains
     shift = from_main(lambda: shift_summary(recipe, domains, task)) if compares else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
