@@ -304,6 +304,7 @@ OUTPUTS = [
 
 PREDICT = "predict run --input test.jsonl --output out.jsonl"
 EVALUATE = "evaluate run --data test.jsonl"
+PLAN = "plan --source source.jsonl --target train.jsonl --model tiny"
 SHIFT = "shift --source source.jsonl --target test.jsonl --model tiny"
 OTHERS = [
     Case("predict with no run", "predict nowhere --input test.jsonl --output o.csv", ("nowhere", "is not a folder")),
@@ -348,6 +349,18 @@ OTHERS = [
     Case("rank on a few rows", "rank --target few.jsonl --models tiny", ("few.jsonl: too few labelled rows", "at least 20"), {"few.jsonl": rows(8)}),
     Case("rank on one class", "rank --target train.jsonl --models tiny", ("same label", "at least two classes"), {"train.jsonl": rows(24, labels=("good",))}),
     Case("rank over a file", "rank --target train.jsonl --models tiny --output train.jsonl", ("train.jsonl exists", "--overwrite")),
+    Case("rank translation without languages", "rank --task translation --target train.jsonl --models tiny", ("--source-lang and --target-lang",)),
+    Case("rank over a page", "rank --target train.jsonl --models tiny --output r.json", ("r.html exists", "--overwrite"), {"r.html": "mine"}),
+    Case("plan without a source", "plan --target train.jsonl", ("--source",)),
+    Case("plan on an unlabelled source", PLAN, ("source source has no labels", "--label-column"), {"source.jsonl": '{"text": "a"}\n{"text": "b"}\n'}),
+    Case("plan on other classes", PLAN, ("source source and target train have no class in common", "angry, calm"), {"source.jsonl": rows(24, 200, ("calm", "angry"))}),
+    Case("plan with an unknown strategy", PLAN + " --strategies frozen,loar", ("unknown strategy 'loar'", "did you mean 'lora'")),
+    Case("plan over a recipe", PLAN + " --output recipe.yaml", ("recipe.yaml exists", "--overwrite")),
+    Case("tune without ranges", "tune recipe.yaml", ("tune: required", "low: 1e-5")),
+    Case("tune half a range", "tune recipe.yaml tune.learning_rate.low=1e-5", ("tune.learning_rate", "expected low below high")),
+    Case("tune an unknown field", "tune recipe.yaml tune.lerning_rate.choices=[1]", ("tune.lerning_rate", "did you mean 'learning_rate'")),
+    Case("tune values that the recipe refuses", "tune recipe.yaml tune.learning_rate.choices=[-1]", ("tune.learning_rate", "expected 0 or more, found -1")),
+    Case("tune into a full folder", "tune recipe.yaml tune.learning_rate.choices=[1e-3] --output tiny", ("tiny holds something else",)),
     Case("export with no run", "export nowhere --output o", ("nowhere", "is not a folder")),
     Case("export into a full folder", "export run --output tiny", ("tiny holds something else",)),
     Case("export over a file", "export run --output train.jsonl", ("train.jsonl is a file",)),

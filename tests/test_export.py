@@ -68,6 +68,27 @@ def test_onnx_gives_the_logits_of_torch_for_any_shape(kind, runs, tmp_path):
     assert json.loads((tmp_path / "onnx" / "export.json").read_text())["speedup"] == found.speedup
 
 
+def test_the_map_of_an_adapted_frozen_model_is_inside_the_graph(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    recipe = {
+        "model": {"name": str(tiny_sentence_encoder(tmp_path / "encoder")), "max_length": 32},
+        "source": {"dataset": "sample:cafes", "max_samples": 60, "mode": "joint"},
+        "target": {"dataset": "sample:laptops", "max_samples": 60},
+        "strategy": {"kind": "frozen", "C": 0.1},
+        "adaptation": [{"kind": "tca"}],
+        "shift": {"enabled": False},
+        "guard": {"baseline": "none"},
+        "output_dir": str(tmp_path / "run"),
+    }
+    run = train(Recipe.from_dict(recipe)).output_dir
+    export_model(run, tmp_path / "onnx", format="onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / ONNX_FILE))
+    for texts in (TEXTS, TEXTS[:1]):
+        inputs, expected = logits_of(run, texts)
+        given = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        assert np.allclose(given, expected, atol=1e-4)
+
+
 def test_int8_is_smaller_and_keeps_most_predictions(runs, tmp_path):
     pytest.importorskip("onnxruntime")
     found = export_model(runs["full"], tmp_path / "int8", format="onnx", int8=True)
