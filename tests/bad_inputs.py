@@ -353,7 +353,7 @@ OTHERS = [
     Case("export over a file", "export run --output train.jsonl", ("train.jsonl is a file",)),
     Case("export inside a file", "export run --output train.jsonl/o", ("cannot be written",)),
     Case("export to an unknown format", "export run --output o --format tflite", ("--format", "tflite")),
-    Case("export merged in 8 bits", "export run --output o --int8", ("--int8", "--format onnx")),
+    Case("export merged in 8 bits", "export run --output o --quantization int8", ("--quantization int8", "--format onnx")),
     Case("unknown recipe to show", "recipes show sentiment/lorra", ("sentiment/lorra", "did you mean 'sentiment/lora'")),
     Case("unknown command", "trian recipe.yaml", ("trian", "train")),
     Case("unknown option", "train recipe.yaml --overwite", ("--overwite", "--overwrite")),

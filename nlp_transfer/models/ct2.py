@@ -1,9 +1,9 @@
 """CTranslate2: translation models as specifications that its engine runs, with 32- or 8-bit weights.
 
 The converter of CTranslate2 itself reads checkpoints of transformers 4. With transformers 5 it lacks settings
-of BART and mBART, finds too few tokens in M2M100, scales the outputs of T5 by a field that now means something
-else, and starts a Marian decoder from zeros where a fine-tuned one starts from its trained ``<pad>``. So the
-layers are filled by its loaders, and configuration, vocabulary and start come from the model itself.
+of BART and mBART, finds too few tokens in M2M100 and scales the outputs of T5 by a field that now means
+something else; and it starts a Marian decoder from zeros where a fine-tuned one starts from its trained
+``<pad>``. So its loaders fill the layers, and configuration, vocabulary and start come from the model itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOADERS = {
     "t5": "T5Loader",
     "mt5": "MT5Loader",
 }
-"""Model types that can be converted, and the class of ``ctranslate2.converters.transformers`` for the layers."""
+"""Model types that can be converted; the class of ``ctranslate2.converters.transformers`` for the layers."""
 _SUPPRESSED = -1.0e4
 """Added to the logit of a token that is never written."""
 
@@ -40,6 +40,10 @@ class Calling(NamedTuple):
     no_repeat_ngram_size: int
     spared: int
     """Tokens fewer than the limit: one where transformers forces an end token at it."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Of ``translate_batch``; ``target_prefix`` is that of each text."""
+        return {name: value for name, value in self._asdict().items() if name != "spared"}
 
 
 def require_ctranslate2() -> None:
@@ -191,8 +195,8 @@ def translate(
     )
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     found = [""] * len(texts)
-    options: dict[str, Any] = settings._asdict()
-    prefix, spared = options.pop("target_prefix"), options.pop("spared")
+    options = settings.arguments()
+    prefix, spared = options.pop("target_prefix"), settings.spared
     for indices in token_batches([len(ids) for ids in encoded], 4096):
         tokens = [tokenizer.convert_ids_to_tokens(encoded[i]) for i in indices]
         hypotheses = engine.translate_batch(

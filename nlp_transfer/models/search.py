@@ -18,7 +18,7 @@ NEVER = -1.0e9
 
 
 def fits(config: Any) -> bool:
-    """Whether the search here knows these generation settings: beams or greedy, without sampling or groups."""
+    """Whether the search here knows these generation settings: beams or greedy, no sampling, no groups."""
     mode = config.get_generation_mode().value
     by_row = (config.encoder_repetition_penalty or 1.0) != 1.0 or config.encoder_no_repeat_ngram_size
     cached = config.use_cache is not False and config.cache_implementation is None
