@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from nlp_transfer.data.stream import StreamedRows
+    from nlp_transfer.tasks.encoding import EncodedStream
+
 __all__ = ["SentimentOptions", "SentimentTask"]
 
 IGNORED_LABEL = -100
@@ -164,6 +167,14 @@ class SentimentTask(Task[SentimentOptions]):
 
         labelled = "label" in dataset.column_names
         return encode(dataset, tokenizer, max_length, self._converter(dataset, name) if labelled else None)
+
+    def encode_stream(
+        self, rows: StreamedRows, tokenizer: PreTrainedTokenizerBase, max_length: int, *, name: str = "data"
+    ) -> EncodedStream:
+        """See ``Task.encode_stream``; every label is checked here, before training."""
+        from nlp_transfer.tasks.encoding import EncodedStream, batch_encoder
+
+        return EncodedStream(rows, batch_encoder(tokenizer, max_length, self._converter(rows.index, name)))
 
     def label_array(self, dataset: Dataset, *, name: str = "data") -> NDArray:
         """Class ids (int64) or ratings (float64) of raw rows, shape [n].
