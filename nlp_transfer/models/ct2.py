@@ -34,6 +34,9 @@ class Calling(NamedTuple):
     """What a translator has to be given with each text, beside its tokens."""
 
     beam_size: int
+    patience: float
+    """1 stops at as many finished hypotheses as there are beams, as ``early_stopping`` of transformers does.
+    Without that, transformers goes on while an unfinished one may still win: with 2 the same is found."""
     target_prefix: list[str]
     length_penalty: float
     repetition_penalty: float
@@ -107,6 +110,7 @@ def calling(model: Any, tokenizer: Any) -> Calling:
     forced = config.forced_bos_token_id
     return Calling(
         beam_size=config.num_beams or 1,
+        patience=1.0 if config.early_stopping is True or (config.num_beams or 1) == 1 else 2.0,
         target_prefix=[] if forced is None else [tokenizer.convert_ids_to_tokens(forced)],
         length_penalty=1.0 if config.length_penalty is None else config.length_penalty,
         repetition_penalty=config.repetition_penalty or 1.0,
