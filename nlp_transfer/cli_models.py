@@ -18,17 +18,23 @@ def export(
     run: RunArgument,
     output: Annotated[Path, typer.Option(help="The new folder.")],
     form: Annotated[
-        Literal["merged", "onnx"],
-        typer.Option("--format", help="merged: one folder for plain transformers; onnx: for onnxruntime."),
+        Literal["merged", "onnx", "ctranslate2"],
+        typer.Option(
+            "--format",
+            help="merged: one folder for plain transformers; onnx: a classifier for onnxruntime; "
+            "ctranslate2: a translation model.",
+        ),
     ] = "merged",
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (onnx).")] = False,
+    quantization: Annotated[
+        Literal["float32", "int8"], typer.Option(help="Of the weights (onnx and ctranslate2).")
+    ] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Ship a trained model: adapters merged, or as ONNX; checked against the original."""
+    """Ship a trained model: adapters merged, as ONNX or for CTranslate2; checked against the original."""
     from nlp_transfer.export import export_model
     from nlp_transfer.reporting.selection import print_export
 
-    print_export(export_model(run, output, format=form, int8=int8, overwrite=overwrite))
+    print_export(export_model(run, output, format=form, quantization=quantization, overwrite=overwrite))
 
 
 def rank(

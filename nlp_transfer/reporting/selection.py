@@ -133,13 +133,19 @@ def print_search(search: Search) -> None:
 def print_export(exported: Exported) -> None:
     """Where the model is, and how it compares with the original."""
     console = stdout()
-    form = f"{exported.format}{', int8' if exported.int8 else ''}"
+    form = exported.format + (", int8" if exported.quantization == "int8" else "")
     console.print(f"{form}, {exported.megabytes:,.1f} MB, in [bold]{escape(str(exported.folder))}[/bold]")
-    if exported.difference is None:
+    if exported.rows == 0:
         return
-    text = f"largest difference of the logits {exported.difference:.2g} on {exported.rows:,} texts"
-    if exported.agreement is not None:
-        text += f"; {exported.agreement:.1%} with the same class"
+    if exported.difference is not None:
+        text = f"largest difference of the logits {exported.difference:.2g} on {exported.rows:,} texts"
+        if exported.agreement is not None:
+            text += f"; {exported.agreement:.1%} with the same class"
+    else:
+        text = f"{exported.agreement:.1%} of {exported.rows:,} texts translated the same"
+        if exported.bleu is not None and exported.original_bleu is not None:
+            text += f"; BLEU {exported.bleu:.1f}, original {exported.original_bleu:.1f}"
     console.print(text)
-    if exported.format == "onnx" and exported.speedup is not None:
-        console.print(f"{exported.speedup:.1f} times the speed of torch, text by text")
+    if exported.format != "merged" and exported.speedup is not None:
+        how = "text by text" if exported.format == "onnx" else "in batches"
+        console.print(f"{exported.speedup:.1f} times the speed of torch, {how}")

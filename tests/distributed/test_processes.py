@@ -23,6 +23,7 @@ JOBS = {
     "lora": {"strategy": LORA},
     "frozen": {"strategy": {"kind": "frozen"}, "source": True},
     "terminated": {"strategy": {"kind": "full"}, "terminate": True},
+    "translation": {"strategy": {"kind": "full"}, "translate": True},
 }
 PLANTS = ("idle_head", "terminate")
 
