@@ -241,13 +241,17 @@ class TranslationTask(Task[TranslationOptions]):
     def trainer_defaults(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Batches by tokens are rows of their own: one a step, in random order."""
         values: dict[str, Any] = {"per_device_eval_batch_size": 16}
-        if "per_device_train_batch_size" not in training:
+        if self.cuts_batches(training):
             values |= {"per_device_train_batch_size": 1, "train_sampling_strategy": "random"}
         return values
 
+    def cuts_batches(self, training: Mapping[str, Any]) -> bool:
+        """True unless the recipe counts sentences."""
+        return "per_device_train_batch_size" not in training
+
     def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
         """The encoded rows as batches by tokens, unless the recipe counts sentences."""
-        if "per_device_train_batch_size" in training:
+        if not self.cuts_batches(training):
             return encoded
         from nlp_transfer.tasks.pairs import TokenBatches
 
@@ -291,6 +295,27 @@ class TranslationTask(Task[TranslationOptions]):
         waste = getattr(rows, "padding_waste", None)
         return {} if waste is None else {"padding_waste": round(waste, 4)}
 
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Every encoder-decoder that is not from scratch writes something."""
+        return True
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Both languages."""
+        return tuple(self.languages[:2])
+
+    def outputs(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> list[str]:
+        """Beam-search translations of the rows' texts."""
+        return self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
+
     def score(
         self,
         model: Any,
@@ -299,14 +324,17 @@ class TranslationTask(Task[TranslationOptions]):
         max_length: int,
         *,
         name: str = "data",
+        baseline: Any = None,
     ) -> dict[str, Any]:
         """BLEU, chrF and TER of beam-search translations, and the loss of the references, with intervals."""
         from nlp_transfer.models.seq2seq import target_losses
         from nlp_transfer.tasks.bootstrap import bootstrap_interval
         from nlp_transfer.tasks.translation_metrics import translation_report
 
-        found = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
-        report = translation_report(found, rows["translation"][:], target_language=self.languages.target)
+        found = self.outputs(model, tokenizer, rows, max_length)
+        report = translation_report(
+            found, rows["translation"][:], target_language=self.languages.target, baseline=baseline
+        )
         encoded = self.encode(rows, tokenizer, max_length, name=name)
         losses = target_losses(model, encoded, self.collator(tokenizer, model))
         report["loss"] = bootstrap_interval(_per_token, *losses)

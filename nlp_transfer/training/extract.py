@@ -17,6 +17,7 @@ from nlp_transfer.training.embedded import Adapted, adapt_frozen, fold
 from nlp_transfer.training.guard import why_not_judged
 from nlp_transfer.training.guard_frozen import HeadFit, frozen_evidence
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
+from nlp_transfer.training.scoring import AFTER_SOURCE, look_before
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,11 +91,14 @@ def fit_frozen(setup: Setup) -> Trained:
     trainable = sum(weight.size + bias.size for weight, bias in layers)
     _, total = count_parameters(model.parameters())
 
-    def logits(rows: Dataset) -> NDArray:
+    def logits(rows: Dataset, by: HeadWeights = fitted) -> NDArray:
         features = embedder.embed(rows).features
-        return fitted.scores(target(features) if target else features)
+        return by.scores(target(features) if target else features)
 
     trained = Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+    start = fits[-1].settings["start"]
+    if start is not None:
+        trained.before = look_before(setup, AFTER_SOURCE, functools.partial(logits, by=start))
     if "source" in setup.domains and why_not_judged(setup) is None:
         trained.evidence = frozen_evidence(setup, embedder, fits, fitted)
     return trained

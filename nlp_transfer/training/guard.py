@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +40,6 @@ class Evidence:
         like: whether the source is the only difference of the two models.
         watched: whether the same rows were looked at while training.
         fallback: makes the baseline the run's model.
-        source_before: figures of the source's rows by split, before the target training.
         seconds: spent on the baseline.
     """
 
@@ -50,7 +49,6 @@ class Evidence:
     like: bool
     watched: bool
     fallback: Callable[[], Trained]
-    source_before: dict[str, NDArray] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -100,6 +98,8 @@ class Watch(TrainerCallback):
 def why_not_judged(setup: Setup) -> str | None:
     """Why a run with a source cannot be judged; None where it can be."""
     target = setup.domains["target"]
+    if setup.domains["source"].train is None:
+        return "the source is scored and not trained on"
     if setup.recipe.guard.baseline == "none":
         return "guard.baseline is none"
     if not isinstance(setup.task, SentimentTask):
@@ -125,8 +125,7 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
 
     Returns:
         ``verdict`` (helped, no evidence, hurt, not judged), ``sentence``, ``gain`` with its interval,
-        ``baseline``, ``scores``, ``held_out``, ``rows``, ``looks``, ``shipped``, ``seconds``, and under
-        ``source`` the source's figures before and after the target training.
+        ``baseline``, ``scores``, ``held_out``, ``rows``, ``looks``, ``shipped`` and ``seconds``.
     """
     if "source" not in setup.domains:
         return None, trained
@@ -170,7 +169,6 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
         "looks": looks,
         "shipped": "baseline" if falls_back else "transferred",
         "seconds": round(evidence.seconds, 3),
-        "source": _forgetting(setup, trained, evidence),
     }
     return record, evidence.fallback() if falls_back else trained
 
@@ -202,34 +200,6 @@ def _sentence(setup: Setup, evidence: Evidence, gain: PairedGain, verdict: str) 
     if not evidence.like and gain.low > 0:
         text += " Fine-tuning alone may explain it; guard.baseline=target_only tells the two apart."
     return text
-
-
-def _forgetting(setup: Setup, trained: Trained, evidence: Evidence) -> dict[str, Any]:
-    """The source's scores before and after the target training, and the change with its interval."""
-    ledger: dict[str, Any] = {}
-    for split, before in evidence.source_before.items():
-        rows = getattr(setup.domains["source"], split)
-        assert trained.logits is not None
-        labels = _task(setup).label_array(rows, name=f"source.{split}")
-        after = np.asarray(_task(setup).row_scores(trained.logits(rows), labels))
-        change = paired_gain(after, before)
-        ledger[split] = {
-            "before": float(before.mean()),
-            "after": float(after.mean()),
-            "change": {"value": change.value, "low": change.low, "high": change.high},
-        }
-    return ledger
-
-
-def source_scores(setup: Setup, logits: Callable[[Any], NDArray]) -> dict[str, NDArray]:
-    """Figures of the source's held-out rows, by split."""
-    found: dict[str, NDArray] = {}
-    for split in ("validation", "test"):
-        rows = getattr(setup.domains["source"], split)
-        if rows:
-            labels = _task(setup).label_array(rows, name=f"source.{split}")
-            found[split] = np.asarray(_task(setup).row_scores(logits(rows), labels))
-    return found
 
 
 def target_scores(setup: Setup, logits: Callable[[Any], NDArray]) -> NDArray:

@@ -13,7 +13,7 @@ from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen, HeadWeights
 from nlp_transfer.tasks import SentimentTask
-from nlp_transfer.training.guard import Evidence, source_scores, target_scores
+from nlp_transfer.training.guard import Evidence, target_scores
 from nlp_transfer.training.phases import Setup, Trained
 
 if TYPE_CHECKING:
@@ -99,10 +99,6 @@ def frozen_evidence(
         held_out = "cross-validated and validation rows"
     if not scores.size:
         return None
-    before = {}
-    if len(fits) > 1:
-        first = fits[-1].settings["start"]
-        before = source_scores(setup, _scorer(first, embedder))
     seconds = time.perf_counter() - started
 
     def ship() -> Trained:
@@ -120,7 +116,6 @@ def frozen_evidence(
         like=True,
         watched=False,
         fallback=ship,
-        source_before=before,
         seconds=seconds,
     )
 

@@ -99,7 +99,7 @@ def test_harmless_sources_are_not_accused(mode, make_recipe, sides):
         null = train(make_recipe(strategy={"kind": "frozen"}, model=REAL, name="null", **noise))
         assert verdict(null)["verdict"] == "no evidence"
         assert abs(verdict(null)["gain"]["value"]) < 0.1
-        before_after = verdict(same)["source"]["validation"]
+        before_after = same.metrics["forgetting"]["validation"]["accuracy"]
         assert before_after["before"] > 0.8
         assert before_after["change"]["low"] <= before_after["change"]["value"]
 
@@ -140,10 +140,11 @@ def test_a_probe_proves_no_help(make_recipe, sides):
     """Fine-tuning on the source's kind of rows beats the probe, which does not make the source the reason."""
     data = sides(planted_rows(200, 3))
     training = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 3e-3}
-    found = verdict(train(make_recipe(training=training, **data)))
+    result = train(make_recipe(training=training, **data))
+    found = verdict(result)
     assert found["baseline"] == "probe"
     assert found["verdict"] == "no evidence"
-    assert found["source"]["validation"]["after"] > 0.8
+    assert result.metrics["forgetting"]["validation"]["accuracy"]["after"] > 0.8
 
 
 def test_guarded_training_is_the_training_without_a_guard(make_recipe, sides):
