@@ -263,28 +263,60 @@ class TranslationTask(Task[TranslationOptions]):
         encoded: Dataset,
         collate: Callable[[list[Any]], dict[str, Any]],
         *,
+        max_length: int,
         seed: int,
         generate: bool,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], NDArray]:
         """Loss per target token (not smoothed); chrF and BLEU of translations of a sample of the rows."""
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics import BLEU
 
-        from nlp_transfer.models.load import resolve_max_length
+        losses = self._losses(model, encoded, collate)
+        if not generate:
+            return {"loss": float(-losses.mean())}, losses
+        texts, references, found = self._sample(model, tokenizer, rows, max_length, seed)
+        bleu = BLEU().corpus_score(texts, [references]).score
+        return {"loss": float(-losses.mean()), "chrf": float(found.mean()), "bleu": bleu}, found
+
+    def row_figures(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int,
+        seed: int,
+        generate: bool,
+    ) -> NDArray:
+        """One figure a row, larger being better, by which two models can be compared.
+
+        With ``generate`` their mean is chrF of a sample of the rows, drawn by ``seed``; otherwise it is the
+        negative loss per target token of all rows.
+        """
+        if generate:
+            return self._sample(model, tokenizer, rows, max_length, seed)[2]
+        encoded = self.encode(rows, tokenizer, max_length)
+        return self._losses(model, encoded, self.collator(tokenizer, model))
+
+    def _losses(
+        self, model: Any, encoded: Dataset, collate: Callable[[list[Any]], dict[str, Any]]
+    ) -> NDArray:
+        """Negative losses [n] in shares of the mean number of target tokens, which no model changes."""
         from nlp_transfer.models.seq2seq import target_losses
 
         losses, tokens = target_losses(model, encoded, collate)
-        figures = {"loss": float(losses.sum() / tokens.sum())}
-        if not generate:
-            return figures
-        max_length = resolve_max_length(tokenizer, model.config, None)
+        return -losses / tokens.mean()
+
+    def _sample(
+        self, model: Any, tokenizer: Any, rows: Dataset, max_length: int, seed: int
+    ) -> tuple[list[str], list[str], NDArray]:
+        """Translations of a sample of the rows, their references, and chrF as one figure a row."""
+        from nlp_transfer.tasks.translation_metrics import TranslationScorer
+
         limit = self.options.eval_max_samples
         rows = rows.shuffle(seed=seed).select(range(limit)) if len(rows) > limit else rows
-        beams = self.options.eval_num_beams
-        texts = self._translate(model, tokenizer, rows["text"][:], max_length, beams)
-        references = [rows["translation"][:]]
-        figures["chrf"] = CHRF().corpus_score(texts, references).score
-        figures["bleu"] = BLEU().corpus_score(texts, references).score
-        return figures
+        texts = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.eval_num_beams)
+        references = list(rows["translation"][:])
+        return texts, references, TranslationScorer(metrics=("chrf",)).jackknife(texts, references)
 
     def batch_figures(self, rows: Any) -> dict[str, float]:
         """Share of padding in the batches by tokens."""
