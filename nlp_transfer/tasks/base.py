@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
@@ -185,9 +186,10 @@ class Task(ABC, Generic[OptionsT]):
         encoded: Dataset,
         collate: Callable[[list[Any]], dict[str, Any]],
         *,
+        max_length: int,
         seed: int,
         generate: bool,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], NDArray | None]:
         """``loss`` and what else an evaluation during training gives, where logits are not enough.
 
         Args:
@@ -195,10 +197,15 @@ class Task(ABC, Generic[OptionsT]):
             rows: raw validation rows.
             encoded: the same, encoded.
             collate: encoded rows to a batch.
+            max_length: tokens of a text that are read.
             seed: of a sample of the rows.
             generate: whether figures are wanted that need generation.
+
+        Returns:
+            The figures, and one figure a row (see ``TranslationTask.row_figures``) by which two models can be
+            compared, where the task has some.
         """
-        return {}
+        return {}, None
 
     def batch_figures(self, rows: Any) -> dict[str, float]:
         """Figures of the batches that the Trainer draws, for ``metrics.json``."""

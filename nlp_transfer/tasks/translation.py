@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, model_validator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nlp_transfer.errors import DataError, ModelError
 from nlp_transfer.models.languages import Languages
-from nlp_transfer.options import Options
 from nlp_transfer.tasks.base import BestMetric, Task
+from nlp_transfer.tasks.translation_options import TranslationOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,46 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = ["TranslationOptions", "TranslationTask"]
+
 IGNORED_LABEL = -100
 """Padding of the labels: adds nothing to the loss, and is not counted."""
-_LANGUAGE = Field(min_length=2, max_length=12)
-
-
-class TranslationOptions(Options):
-    """Translate from one language into another."""
-
-    kind: Literal["translation"] = "translation"
-    source_lang: str = _LANGUAGE
-    """Language to translate from: its key in the data (``{"translation": {"de": ..., "en": ...}}``)."""
-    target_lang: str = _LANGUAGE
-    """Language to translate into."""
-    source_code: str | None = None
-    """What a multilingual model calls the source language, such as ``de_DE`` or ``deu_Latn``. Default: found
-    from ``source_lang`` where that leaves no doubt."""
-    target_code: str | None = None
-    """What a multilingual model calls the target language."""
-    prefix: str | None = None
-    """Written before each text. Default: what T5 was trained with; nothing for other models."""
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each target token that is spread evenly over the vocabulary."""
-    batch_tokens: int = Field(default=4096, ge=32)
-    """Padded tokens (source and target) of a training batch on each device. Not used where the recipe sets
-    ``training.per_device_train_batch_size``, which counts sentences."""
-    num_beams: int = Field(default=4, ge=1)
-    """Beams of the final evaluation and of predict; 1 is greedy search."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """Longest translation. Default: twice the tokens of the source plus 16."""
-    eval_num_beams: int = Field(default=1, ge=1)
-    """Beams of the evaluations during training."""
-    eval_max_samples: int = Field(default=500, ge=1)
-    """Validation sentences translated at each evaluation during training, drawn by seed. The validation loss
-    is over all of them."""
-
-    @model_validator(mode="after")
-    def _two_languages(self) -> TranslationOptions:
-        if self.source_lang == self.target_lang:
-            raise ValueError(f"source_lang and target_lang are both {self.source_lang!r}: give two languages")
-        return self
 
 
 class TranslationTask(Task[TranslationOptions]):
@@ -267,28 +229,60 @@ class TranslationTask(Task[TranslationOptions]):
         encoded: Dataset,
         collate: Callable[[list[Any]], dict[str, Any]],
         *,
+        max_length: int,
         seed: int,
         generate: bool,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], NDArray]:
         """Loss per target token (not smoothed); chrF and BLEU of translations of a sample of the rows."""
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics import BLEU
 
-        from nlp_transfer.models.load import resolve_max_length
+        losses = self._losses(model, encoded, collate)
+        if not generate:
+            return {"loss": float(-losses.mean())}, losses
+        texts, references, found = self._sample(model, tokenizer, rows, max_length, seed)
+        bleu = BLEU().corpus_score(texts, [references]).score
+        return {"loss": float(-losses.mean()), "chrf": float(found.mean()), "bleu": bleu}, found
+
+    def row_figures(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int,
+        seed: int,
+        generate: bool,
+    ) -> NDArray:
+        """One figure a row, larger being better, by which two models can be compared.
+
+        With ``generate`` their mean is chrF of a sample of the rows, drawn by ``seed``; otherwise it is the
+        negative loss per target token of all rows.
+        """
+        if generate:
+            return self._sample(model, tokenizer, rows, max_length, seed)[2]
+        encoded = self.encode(rows, tokenizer, max_length)
+        return self._losses(model, encoded, self.collator(tokenizer, model))
+
+    def _losses(
+        self, model: Any, encoded: Dataset, collate: Callable[[list[Any]], dict[str, Any]]
+    ) -> NDArray:
+        """Negative losses [n] in shares of the mean number of target tokens, which no model changes."""
         from nlp_transfer.models.seq2seq import target_losses
 
         losses, tokens = target_losses(model, encoded, collate)
-        figures = {"loss": float(losses.sum() / tokens.sum())}
-        if not generate:
-            return figures
-        max_length = resolve_max_length(tokenizer, model.config, None)
+        return -losses / tokens.mean()
+
+    def _sample(
+        self, model: Any, tokenizer: Any, rows: Dataset, max_length: int, seed: int
+    ) -> tuple[list[str], list[str], NDArray]:
+        """Translations of a sample of the rows, their references, and chrF as one figure a row."""
+        from nlp_transfer.tasks.translation_metrics import TranslationScorer
+
         limit = self.options.eval_max_samples
         rows = rows.shuffle(seed=seed).select(range(limit)) if len(rows) > limit else rows
-        beams = self.options.eval_num_beams
-        texts = self._translate(model, tokenizer, rows["text"][:], max_length, beams)
-        references = [rows["translation"][:]]
-        figures["chrf"] = CHRF().corpus_score(texts, references).score
-        figures["bleu"] = BLEU().corpus_score(texts, references).score
-        return figures
+        texts = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.eval_num_beams)
+        references = list(rows["translation"][:])
+        return texts, references, TranslationScorer(metrics=("chrf",)).jackknife(texts, references)
 
     def batch_figures(self, rows: Any) -> dict[str, float]:
         """Share of padding in the batches by tokens."""

@@ -74,13 +74,15 @@ def _labels(task: Task, rows: Dataset, name: str) -> NDArray:
     return task.label_array(rows, name=name) if isinstance(task, SentimentTask) else np.zeros(len(rows))
 
 
-def row_weights(setup: Setup, data: DomainFeatures) -> RowWeights | None:
+def row_weights(setup: Setup, data: DomainFeatures, *, tell: bool = True) -> RowWeights | None:
     """Weights of the training rows by the recipe's instance method, told to the user; None without one."""
     methods = setup.adaptations("instance")
     if not methods:
         return None
     method = methods[0]
     found = method.weigh(data)
+    if not tell:
+        return found
     size, rows = effective_sample_size(found.source), len(found.source)
     share = f"{size:,.0f} of {rows:,} source rows ({size / rows:.0%})"
     text = f"{method.options.kind}: effective sample size {share}"
@@ -153,14 +155,16 @@ class Adapted:
         return mapped, weights
 
 
-def adapt_frozen(setup: Setup, embedder: Embedder) -> Adapted | None:
-    """Fit the recipe's maps, then its weights on mapped embeddings; None where the recipe has neither.
+def adapt_frozen(setup: Setup, data: DomainFeatures, *, tell: bool = True) -> Adapted:
+    """Fit the recipe's maps, then its weights on mapped embeddings.
 
-    Cost: see the methods; embeddings are cached.
+    Args:
+        setup: of a run with adaptations.
+        data: embeddings of both domains.
+        tell: say what came of it.
+
+    Cost: see the methods.
     """
-    if not setup.recipe.adaptation:
-        return None
-    data = domain_features(setup, embedder)
     identity: Map = LinearMap.identity(data.source.shape[1])
     steps: list[Callable[[NDArray], NDArray]] = []
     target, components, records = identity, False, []
@@ -182,7 +186,7 @@ def adapt_frozen(setup: Setup, embedder: Embedder) -> Adapted | None:
             rows = step(rows)
         return rows
 
-    weights = row_weights(setup, data)
+    weights = row_weights(setup, data, tell=tell)
     drawn = False
     if weights is not None:
         options = setup.adaptations("instance")[0].options

@@ -10,7 +10,7 @@ import pytest
 
 from nlp_transfer import load_model, train
 from nlp_transfer.reporting.summary import print_run
-from nlp_transfer.training.guard import Watch
+from nlp_transfer.training.guard_watch import Watch
 from tests.training.conftest import Crash, CrashAfter, equal_weights, planted_rows, weights, write_rows
 
 REAL = {"name": "sentence-transformers/all-MiniLM-L6-v2", "max_length": 32}
@@ -198,18 +198,19 @@ def test_looks_compare_row_with_row_whatever_their_order():
             return (logits.argmax(1) == labels).astype(float)
 
     truth = np.array([0, 1, 1, 0, 1, 0])
-    watch = Watch(Task(), np.ones(6), truth, stops=False)
+    watch = Watch(np.ones(6), stops=False)
     order = np.array([3, 1, 5, 0, 2, 4])
     watch.order = lambda: order
+    compute = watch.metrics(Task(), truth)
 
     class Prediction:
         predictions = np.eye(2)[truth][order]
         label_ids = truth[order]
 
-    assert watch.compute_metrics(Prediction)["guard_gain"] == 0.0
+    assert compute(Prediction)["guard_gain"] == 0.0
     assert watch.looks == 1
     Prediction.label_ids = truth  # rows in another order than announced: no comparison
-    assert watch.compute_metrics(Prediction) == {}
+    assert compute(Prediction) == {}
 
 
 def test_what_cannot_be_judged_says_why(make_recipe, sides):
