@@ -289,7 +289,13 @@ class SentimentTask(Task[SentimentOptions]):
         return reports.classification_report(reports.probabilities(logits), labels, self.names)
 
     def row_scores(self, logits: ArrayLike, labels: ArrayLike) -> NDArray:
-        """1 where a row's class is right, else 0; for ratings the negative squared error.
+        """Figures of single rows, larger being better, by which two models can be compared, shape [k, n].
+
+        First 1 where a row's class is right, else 0; then less its Brier score, half the squared error of all
+        probabilities, which sees differences that few rows' classes show. For ratings the negative squared
+        error alone.
+
+        Source: Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation".
 
         Raises:
             ModelError: outputs that are not finite.
@@ -299,8 +305,10 @@ class SentimentTask(Task[SentimentOptions]):
         from nlp_transfer.tasks import reports
 
         if self.objective == "regression":
-            return -((reports.ratings(logits) - np.asarray(labels, dtype=np.float64)) ** 2)
-        return (reports.probabilities(logits).argmax(axis=1) == np.asarray(labels)).astype(np.float64)
+            return -((reports.ratings(logits) - np.asarray(labels, dtype=np.float64)) ** 2)[None]
+        odds, truth = reports.probabilities(logits), np.asarray(labels, dtype=np.int64)
+        error = odds - np.eye(odds.shape[1])[truth]
+        return np.stack([odds.argmax(axis=1) == truth, -0.5 * (error**2).sum(axis=1)])
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """accuracy, macro_f1 and matthews_correlation; or mse and mae.

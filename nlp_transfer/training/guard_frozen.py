@@ -59,7 +59,7 @@ def frozen_evidence(setup: Setup, embedder: Embedder, fit: HeadFit, fitted: Fitt
     held_out = "cross-validated rows"
     if setup.domains["target"].validation is not None:
         extra = [target_scores(setup, _score(setup, one, embedder)) for one in (fitted, without)]
-        scores = np.concatenate([scores, extra], axis=1)
+        scores = np.concatenate([scores, extra], axis=2)
         held_out = "cross-validated and validation rows"
     if not scores.size:
         return None
@@ -102,7 +102,7 @@ def _score(setup: Setup, fitted: Fitted, embedder: Embedder, phase: int = -1) ->
 
 
 def _cross_fitted(setup: Setup, fits: tuple[HeadFit, HeadFit], known: tuple[Fitted, Fitted]) -> NDArray:
-    """Figures of the target's training rows [2, n]: with the source, and without it."""
+    """Figures of the target's training rows [2, k, n]: with the source, and without it."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     _, features, labels = fits[1].parts[0]
@@ -113,12 +113,12 @@ def _cross_fitted(setup: Setup, fits: tuple[HeadFit, HeadFit], known: tuple[Fitt
     rarest = len(labels) if kind is KFold else int(np.bincount(labels)[np.unique(labels)].min())
     wanted = FOLDS["adapted" if setup.recipe.adaptation else strategy.options.head]
     folds = min(wanted, rarest)
-    scores = np.empty((2, len(labels)))
+    scores = np.empty((2, 1 if kind is KFold else 2, len(labels)))
     if folds < 2:
-        return scores[:, :0]
+        return scores[..., :0]
     splits = kind(folds, shuffle=True, random_state=setup.recipe.seed).split(features, labels)
     for train, test in splits:
         for line, (fit, whole) in enumerate(zip(fits, known, strict=True)):
             logits = fit(train, whole).scores(features[test])
-            scores[line, test] = task.row_scores(logits, labels[test])
+            scores[line][:, test] = task.row_scores(logits, labels[test])
     return scores
