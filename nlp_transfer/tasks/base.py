@@ -163,6 +163,10 @@ class Task(ABC, Generic[OptionsT]):
         """``TrainingArguments`` fields that this task needs unless the recipe's ``training`` sets them."""
         return {}
 
+    def cuts_batches(self, training: Mapping[str, Any]) -> bool:
+        """Whether ``training_rows`` makes batches of its own, by tokens."""
+        return False
+
     def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
         """What the Trainer draws batches from."""
         return encoded
@@ -207,6 +211,32 @@ class Task(ABC, Generic[OptionsT]):
         """Figures of the batches that the Trainer draws, for ``metrics.json``."""
         return {}
 
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Whether a pretrained model with this ``config.json`` does the bound task before any training."""
+        return False
+
+    @property
+    @abstractmethod
+    def answers(self) -> tuple[str, ...]:
+        """What its outputs are in: the classes in their order, or both languages; empty for ratings."""
+
+    def misfit(self, other: Task) -> str | None:
+        """Why a model of ``other`` cannot be compared with one of this task row by row; None where it can."""
+        theirs, ours = (f"{task.objective} ({', '.join(task.answers)})" for task in (other, self))
+        return None if theirs == ours else f"it is made for {theirs}, not for {ours}"
+
+    @abstractmethod
+    def outputs(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> Any:
+        """What a model says of rows, before it is scored: logits, or translations."""
+
     @abstractmethod
     def score(
         self,
@@ -216,8 +246,13 @@ class Task(ABC, Generic[OptionsT]):
         max_length: int,
         *,
         name: str = "data",
+        baseline: Any = None,
     ) -> dict[str, Any]:
-        """The full report of a model on labelled rows, with intervals, ready for JSON."""
+        """The full report of a model on labelled rows, with intervals, ready for JSON.
+
+        With ``baseline``, the ``outputs`` of another model for the same rows, ``against_baseline`` holds for
+        each metric the paired difference ``value`` with ``low`` and ``high``, and the other's ``baseline``.
+        """
 
     @abstractmethod
     def predict(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -105,7 +106,7 @@ class TranslationTask(Task[TranslationOptions]):
         require_seq2seq(config)
 
         languages = codes.settle_languages(tokenizer, self.languages)
-        codes.use_languages(tokenizer, _Ignored(), languages)
+        codes.use_languages(tokenizer, SimpleNamespace(), languages)
         prefix = self.options.prefix
         if prefix is None:
             prefix = codes.default_prefix(tokenizer, config, languages)
@@ -187,7 +188,9 @@ class TranslationTask(Task[TranslationOptions]):
                 found="no rows",
                 fix="check the data file and its filters",
             )
-        tokenise = _Tokenise(tokenizer, max_length, self.prefix)
+        from nlp_transfer.tasks.pairs import TokenisePairs
+
+        tokenise = TokenisePairs(tokenizer, max_length, self.prefix)
         return dataset.map(tokenise, batched=True, remove_columns=dataset.column_names, desc="Tokenising")
 
     def collator(
@@ -241,13 +244,17 @@ class TranslationTask(Task[TranslationOptions]):
     def trainer_defaults(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Batches by tokens are rows of their own: one a step, in random order."""
         values: dict[str, Any] = {"per_device_eval_batch_size": 16}
-        if "per_device_train_batch_size" not in training:
+        if self.cuts_batches(training):
             values |= {"per_device_train_batch_size": 1, "train_sampling_strategy": "random"}
         return values
 
+    def cuts_batches(self, training: Mapping[str, Any]) -> bool:
+        """True unless the recipe counts sentences."""
+        return "per_device_train_batch_size" not in training
+
     def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
         """The encoded rows as batches by tokens, unless the recipe counts sentences."""
-        if "per_device_train_batch_size" in training:
+        if not self.cuts_batches(training):
             return encoded
         from nlp_transfer.tasks.pairs import TokenBatches
 
@@ -292,14 +299,12 @@ class TranslationTask(Task[TranslationOptions]):
         With ``generate`` their mean is chrF of a sample of the rows, drawn by ``seed``; otherwise it is the
         negative loss per target token of all rows.
         """
-        if generate:
-            return self._sample(model, tokenizer, rows, max_length, seed)[2]
-        encoded = self.encode(rows, tokenizer, max_length)
-        return self._losses(model, encoded, self.collator(tokenizer, model))
+        if not generate:
+            encoded = self.encode(rows, tokenizer, max_length)
+            return self._losses(model, encoded, self.collator(tokenizer, model))
+        return self._sample(model, tokenizer, rows, max_length, seed)[2]
 
-    def _losses(
-        self, model: Any, encoded: Dataset, collate: Callable[[list[Any]], dict[str, Any]]
-    ) -> NDArray:
+    def _losses(self, model: Any, encoded: Dataset, collate: Callable[..., Any]) -> NDArray:
         """Negative losses [n] in shares of the mean number of target tokens, which no model changes."""
         from nlp_transfer.models.seq2seq import target_losses
 
@@ -323,6 +328,27 @@ class TranslationTask(Task[TranslationOptions]):
         waste = getattr(rows, "padding_waste", None)
         return {} if waste is None else {"padding_waste": round(waste, 4)}
 
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Every encoder-decoder that is not from scratch writes something."""
+        return True
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Both languages."""
+        return tuple(self.languages[:2])
+
+    def outputs(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> list[str]:
+        """Beam-search translations of the rows' texts."""
+        return self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
+
     def score(
         self,
         model: Any,
@@ -331,14 +357,17 @@ class TranslationTask(Task[TranslationOptions]):
         max_length: int,
         *,
         name: str = "data",
+        baseline: Any = None,
     ) -> dict[str, Any]:
         """BLEU, chrF and TER of beam-search translations, and the loss of the references, with intervals."""
         from nlp_transfer.models.seq2seq import target_losses
         from nlp_transfer.tasks.bootstrap import bootstrap_interval
         from nlp_transfer.tasks.translation_metrics import translation_report
 
-        found = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
-        report = translation_report(found, rows["translation"][:], target_language=self.languages.target)
+        found = self.outputs(model, tokenizer, rows, max_length)
+        report = translation_report(
+            found, rows["translation"][:], target_language=self.languages.target, baseline=baseline
+        )
         encoded = self.encode(rows, tokenizer, max_length, name=name)
         losses = target_losses(model, encoded, self.collator(tokenizer, model))
         report["loss"] = bootstrap_interval(_per_token, *losses)
@@ -369,29 +398,3 @@ class TranslationTask(Task[TranslationOptions]):
 
 def _per_token(losses: NDArray, tokens: NDArray, axis: int) -> NDArray:
     return losses.sum(axis) / tokens.sum(axis)
-
-
-class _Tokenise:
-    """A batch of rows to token ids; an object, so that ``datasets`` can fingerprint it."""
-
-    def __init__(self, tokenizer: Any, max_length: int, prefix: str) -> None:
-        self.tokenizer, self.max_length, self.prefix = tokenizer, max_length, prefix
-
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
-        texts = [self.prefix + text for text in batch["text"]]
-        columns = {"input_ids": self.tokenizer(texts, **limit)["input_ids"]}
-        sides = [columns["input_ids"]]
-        if "translation" in batch:
-            columns["labels"] = self.tokenizer(text_target=batch["translation"], **limit)["input_ids"]
-            sides.append(columns["labels"])
-        rows = list(zip(*sides, strict=True))
-        columns["length"] = [sum(len(ids) for ids in row) for row in rows]
-        columns["truncated"] = [any(len(ids) >= self.max_length for ids in row) for row in rows]
-        if "weight" in batch:
-            columns["weight"] = batch["weight"]
-        return columns
-
-
-class _Ignored:
-    """Takes settings that are for a model that is not loaded yet."""

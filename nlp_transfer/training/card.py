@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nlp_transfer.reporting.summary import METRIC_NAMES, figure, human
-from nlp_transfer.reporting.words import forgetting
+from nlp_transfer.reporting.summary import figure, human
+from nlp_transfer.reporting.words import METRIC_NAMES, against_baselines, ledger
 
 if TYPE_CHECKING:
     from nlp_transfer.data.domains import DomainData
@@ -38,6 +38,9 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
         _figures_table(result),
         "95 % bootstrap intervals in brackets. `metrics.json` has all figures, per class too.",
     ]
+    lines = against_baselines(result.metrics["domains"]) + ledger(result.metrics["forgetting"])
+    if lines:
+        parts += ["## Before and after", "\n".join(f"- {_plain(line)}" for line in lines)]
     if result.shift is not None:
         mmd = result.shift.mmd
         parts += [
@@ -46,10 +49,8 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
             f"{mmd['effect_size']:.1f} standard deviations of the null.",
         ]
     if (guard := result.metrics.get("guard")) is not None:
-        lines = [f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"]
-        ledger = guard.get("source", {}).items()
-        lines += [f"- source {split}: {forgetting(row, guard['metric'])}" for split, row in ledger]
-        parts += ["## Did the source help?", "\n".join([lines[0], "", *lines[1:]]).rstrip()]
+        verdict = f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"
+        parts += ["## Did the source help?", verdict]
     parts += [
         "## Cost",
         f"{result.training_seconds:.1f} s of training, {result.peak_memory_mib:,.0f} MiB peak memory, "

@@ -17,6 +17,7 @@ from nlp_transfer.training.guard import why_not_judged
 from nlp_transfer.training.guard_frozen import frozen_evidence
 from nlp_transfer.training.heads import HeadFit, Part
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
+from nlp_transfer.training.scoring import AFTER_SOURCE, look_before
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,10 +85,12 @@ def fit_frozen(setup: Setup) -> Trained:
     trainable = sum(weight.size + bias.size for weight, bias in layers)
     _, total = count_parameters(model.parameters())
 
-    def logits(rows: Dataset) -> NDArray:
-        return fitted.scores(embedder.embed(rows).features)
+    def logits(rows: Dataset, phase: int = -1) -> NDArray:
+        return fitted.scores(embedder.embed(rows).features, phase)
 
     trained = Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+    if len(parts) > 1:
+        trained.before = look_before(setup, AFTER_SOURCE, lambda rows: logits(rows, 0))
     if "source" in setup.domains and why_not_judged(setup) is None:
         trained.evidence = frozen_evidence(setup, embedder, fit, fitted)
     return trained

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nlp_transfer.adaptation import ADAPTATIONS
 from nlp_transfer.console import warn
 from nlp_transfer.numeric.paired import PairedGain, paired_gain
-from nlp_transfer.tasks import SentimentTask, TranslationTask
+from nlp_transfer.tasks import TranslationTask
+from nlp_transfer.training.row_figures import judged_by
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
 
     from nlp_transfer.recipe import Recipe
@@ -22,12 +20,6 @@ if TYPE_CHECKING:
 
 TARGET_ONLY = "target_only"
 """The baseline that is the same recipe without the source; also its folder among the checkpoints."""
-
-Scorer = Callable[["Dataset"], "NDArray"]
-"""From raw rows of a domain to figures of each row, larger being better, shape [k, n].
-
-The first adds up to the metric of the task. A second, for classes, is the negative Brier score.
-"""
 
 
 @dataclass
@@ -37,68 +29,22 @@ class Evidence:
     Attributes:
         baseline: figures of held-out target rows from the model that never saw the source, [k, n].
         transferred: the same from the model that did, [k, n].
-        score: of the run's model.
         held_out: what the rows are, in words.
         kind: of the baseline: target_only, probe or zero_shot.
         like: whether the source is the only difference of the two models.
         watched: whether the same rows were looked at while training.
         fallback: makes the baseline the run's model.
-        source_before: figures of the source's rows by split, before the target training.
         seconds: spent on the baseline.
     """
 
     baseline: NDArray
     transferred: NDArray
-    score: Scorer
     held_out: str
     kind: str
     like: bool
     watched: bool
     fallback: Callable[[], Trained]
-    source_before: dict[str, NDArray] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-def judged_by(setup: Setup) -> str:
-    """The metric that a row's figures add up to: accuracy, mse, chrf or loss."""
-    by_loss = setup.recipe.training.get("metric_for_best_model") in ("loss", "eval_loss")
-    return "loss" if by_loss and isinstance(setup.task, TranslationTask) else setup.task.best_metric.name
-
-
-def scorer(
-    setup: Setup,
-    model: Any,
-    logits: Callable[[Dataset], NDArray] | None = None,
-    max_length: int = 0,
-) -> Scorer:
-    """Figures of raw rows by a model.
-
-    Args:
-        setup: of the run.
-        model: trained for translation; for sentiment the logits do.
-        logits: of raw rows, for sentiment.
-        max_length: tokens of a text that are read, for translation.
-    """
-    task, generate = setup.task, judged_by(setup) != "loss"
-
-    def score(rows: Dataset) -> NDArray:
-        if isinstance(task, SentimentTask):
-            assert logits is not None
-            return np.asarray(task.row_scores(logits(rows), task.label_array(rows)))
-        assert isinstance(task, TranslationTask)
-        found = task.row_figures(
-            model, setup.tokenizer, rows, max_length=max_length, seed=setup.recipe.seed, generate=generate
-        )
-        return found[None]
-
-    return score
-
-
-def source_scores(setup: Setup, score: Scorer) -> dict[str, NDArray]:
-    """Figures of the source's held-out rows, by split."""
-    source = setup.domains["source"]
-    splits = {"validation": source.validation, "test": source.test}
-    return {name: score(rows) for name, rows in splits.items() if rows}
 
 
 def adapts_without_source(recipe: Recipe) -> bool:
@@ -110,6 +56,8 @@ def why_not_judged(setup: Setup) -> str | None:
     """Why a run with a source cannot be judged; None where it can be."""
     recipe, target = setup.recipe, setup.domains["target"]
     translates = isinstance(setup.task, TranslationTask)
+    if setup.domains["source"].train is None:
+        return "the source is scored and not trained on"
     if recipe.guard.baseline == "none":
         return "guard.baseline is none"
     if target.train is None and (recipe.guard.baseline == TARGET_ONLY or not translates):
@@ -127,8 +75,7 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
     Returns:
         ``verdict`` (helped, no evidence, hurt, not judged), ``sentence``, ``gain`` and, for classes,
         ``brier_gain`` (how much the Brier score fell) with their intervals, ``baseline``, ``scores``,
-        ``held_out``, ``rows``, ``looks``, ``shipped``, ``seconds``, and under ``source`` the source's figures
-        before and after the target training.
+        ``held_out``, ``rows``, ``looks``, ``shipped`` and ``seconds``.
     """
     if "source" not in setup.domains:
         return None, trained
@@ -170,7 +117,6 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
         "looks": _looks(trained),
         "shipped": "baseline" if falls_back else "transferred",
         "seconds": round(evidence.seconds, 3),
-        "source": _forgetting(setup, evidence),
     }
     return record, evidence.fallback() if falls_back else trained
 
@@ -248,18 +194,3 @@ def _sentence(
     elif better and not evidence.like:
         text += " Fine-tuning alone may explain it; guard.baseline=target_only tells the two apart."
     return text
-
-
-def _forgetting(setup: Setup, evidence: Evidence) -> dict[str, Any]:
-    """The source's scores before and after the target training, and the change with its interval."""
-    ledger: dict[str, Any] = {}
-    if not evidence.source_before:
-        return ledger
-    for split, after in source_scores(setup, evidence.score).items():
-        before = evidence.source_before[split]
-        ledger[split] = {
-            "before": float(before[0].mean()),
-            "after": float(after[0].mean()),
-            "change": _interval(paired_gain(after[0], before[0])),
-        }
-    return ledger

@@ -12,9 +12,9 @@ import numpy as np
 from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.tasks import SentimentTask
-from nlp_transfer.training.guard import Scorer, scorer
 from nlp_transfer.training.guard_watch import Watch
 from nlp_transfer.training.phases import Setup, Trained
+from nlp_transfer.training.row_figures import Scorer, scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,17 +11,11 @@ from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen
 from nlp_transfer.tasks import SentimentTask
-from nlp_transfer.training.guard import (
-    TARGET_ONLY,
-    Evidence,
-    Scorer,
-    adapts_without_source,
-    scorer,
-    source_scores,
-)
+from nlp_transfer.training.guard import TARGET_ONLY, Evidence, adapts_without_source
 from nlp_transfer.training.guard_baselines import target_scores
 from nlp_transfer.training.heads import Fitted, HeadFit
 from nlp_transfer.training.phases import Setup, Trained
+from nlp_transfer.training.row_figures import Scorer, class_figures, scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,9 +57,6 @@ def frozen_evidence(setup: Setup, embedder: Embedder, fit: HeadFit, fitted: Fitt
         held_out = "cross-validated and validation rows"
     if not scores.size:
         return None
-    before = {}
-    if len(fit.parts) > 1:
-        before = source_scores(setup, _score(setup, fitted, embedder, phase=0))
     seconds = time.perf_counter() - started
 
     def ship() -> Trained:
@@ -86,19 +77,17 @@ def frozen_evidence(setup: Setup, embedder: Embedder, fit: HeadFit, fitted: Fitt
     return Evidence(
         baseline=scores[1],
         transferred=scores[0],
-        score=_score(setup, fitted, embedder),
         held_out=held_out,
         kind=TARGET_ONLY,
         like=not adapts_without_source(setup.recipe),
         watched=False,
         fallback=ship,
-        source_before=before,
         seconds=seconds,
     )
 
 
-def _score(setup: Setup, fitted: Fitted, embedder: Embedder, phase: int = -1) -> Scorer:
-    return scorer(setup, None, lambda rows: fitted.scores(embedder.embed(rows).features, phase))
+def _score(setup: Setup, fitted: Fitted, embedder: Embedder) -> Scorer:
+    return scorer(setup, None, lambda rows: fitted.scores(embedder.embed(rows).features))
 
 
 def _cross_fitted(setup: Setup, fits: tuple[HeadFit, HeadFit], known: tuple[Fitted, Fitted]) -> NDArray:
@@ -120,5 +109,5 @@ def _cross_fitted(setup: Setup, fits: tuple[HeadFit, HeadFit], known: tuple[Fitt
     for train, test in splits:
         for line, (fit, whole) in enumerate(zip(fits, known, strict=True)):
             logits = fit(train, whole).scores(features[test])
-            scores[line][:, test] = task.row_scores(logits, labels[test])
+            scores[line][:, test] = class_figures(task, logits, labels[test])
     return scores

@@ -59,7 +59,7 @@ class Watch(TrainerCallback):
                 return figures  # an evaluation of other rows
             outputs: Any = prediction.predictions
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            scores = task.row_scores(logits, truth[order])[0]
+            scores = task.row_scores(logits, truth[order])
             return {**figures, **self.look(scores, self.baseline[order])}
 
         return compute

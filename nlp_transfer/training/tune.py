@@ -14,23 +14,22 @@ from nlp_transfer.models.inference import predict_logits
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, main_first
 from nlp_transfer.strategies.base import count_parameters
-from nlp_transfer.tasks import SentimentTask
+from nlp_transfer.tasks import SentimentTask, TranslationTask
 from nlp_transfer.training.adapt import Step, encode_step, label_pool, plan_steps
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.embedded import domain_features, row_weights, weigh_rows
 from nlp_transfer.training.guard import (
     TARGET_ONLY,
     Evidence,
-    Scorer,
     adapts_without_source,
-    scorer,
-    source_scores,
     why_not_judged,
 )
 from nlp_transfer.training.guard_baselines import Baseline, probe_baseline, target_scores
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.pretrain import pretrain
 from nlp_transfer.training.resume import finished_phase, load_phase
+from nlp_transfer.training.row_figures import Scorer, scorer
+from nlp_transfer.training.scoring import AFTER_SOURCE, PRETRAINED, Before, look_before
 from nlp_transfer.training.trainer import fit_phase
 
 if TYPE_CHECKING:
@@ -71,17 +70,23 @@ def _train(
     max_length = resolve_max_length(setup.tokenizer, prepared.config, recipe.model.max_length)
     for step in plan:
         folder = setup.folder.checkpoints(step.name)
-        training_arguments(recipe, task, setup.strategy, folder, evaluates=step.validation is not None)
+        device = training_arguments(
+            recipe, task, setup.strategy, folder, evaluates=step.validation is not None
+        ).device
     weights = _row_weights(setup)
     watched = baseline is not None and plan[-1].validation is setup.domains["target"].validation
     if begin:
         setup.folder.start(recipe.dump())
-    before: dict[str, NDArray] = {}
+    before: dict[str, Before] = {}
+    first = next((step for step in plan if step.name not in ("source", TARGET_ONLY)), None)
     collate, prepare = _batching(setup, prepared)
     records = [pretrain(prepared, setup, max_length)] if setup.adaptations("pretraining") else []
     done: list[str] = [record["phase"] for record in records]
     for number, step in enumerate(plan, 1):
         last = number == len(plan)
+        if step is first:
+            prepared = prepared if setup.strategy.quantization_config() else prepared.to(device)
+            before = _look_before(setup, prepared, trained=number > 1)
         record = finished_phase(setup.folder.checkpoints(step.name)) if setup.resume else None
         if record is not None:
             load_phase(prepared, setup.folder.checkpoints(step.name), task)
@@ -101,10 +106,9 @@ def _train(
             prepared, record = fit_phase(prepared, setup, step, keep=keep, fresh=again)
         done.append(step.name)
         records.append(record)
-        if baseline is not None and step.name == "source" and not last:
-            before = source_scores(setup, _scorer(setup, prepared))
     trainable, total = count_parameters(prepared.parameters())
-    trained = Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
+    seconds = sum(record["seconds"] for record in records)
+    trained = Trained(prepared, seconds, trainable, total, records, before=before)
     if baseline is not None:
         if isinstance(task, SentimentTask):
             trained.logits = _logits(setup, prepared)
@@ -112,13 +116,11 @@ def _train(
         trained.evidence = Evidence(
             baseline=baseline.scores,
             transferred=target_scores(setup, score),
-            score=score,
             held_out="validation rows",
             kind=baseline.kind,
             like=baseline.like,
             watched=watched,
             fallback=baseline.fallback,
-            source_before=before,
             seconds=baseline.seconds,
         )
     return trained
@@ -204,11 +206,37 @@ def _logits(setup: Setup, model: Any) -> Callable[[Dataset], NDArray]:
     return logits
 
 
+def _look_before(setup: Setup, model: Any, *, trained: bool) -> dict[str, Before]:
+    """What the model says of held-out rows before the target's come in; nothing where it cannot do the task.
+
+    Args:
+        setup: of the run.
+        model: on its device, as the target's phase starts from it.
+        trained: whether the source's phase has trained it on the task.
+    """
+    knows = setup.recipe.model.init == "pretrained" and setup.task.knows(
+        setup.pretrained.read_json("config.json")
+    )
+    if not trained and not knows:
+        return {}
+    max_length = resolve_max_length(setup.tokenizer, model.config, setup.recipe.model.max_length)
+    return look_before(
+        setup,
+        AFTER_SOURCE if trained else PRETRAINED,
+        lambda rows: setup.task.outputs(model, setup.tokenizer, rows, max_length),
+    )
+
+
 def _row_weights(setup: Setup) -> RowWeights | None:
     """Weights of the training rows, from embeddings of the pretrained encoder; None without a method."""
     if not setup.adaptations("instance"):
         return None
-    embedder = Embedder.load(setup.pretrained, setup.recipe.model, sharded=True)
+    if isinstance(setup.task, TranslationTask):
+        from nlp_transfer.shift.translation import Translator
+
+        embedder = Translator(setup.task, setup.recipe.model).embedder()
+    else:
+        embedder = Embedder.load(setup.pretrained, setup.recipe.model, sharded=True)
     data = domain_features(setup, embedder)
     return from_main(lambda: row_weights(setup, data))
 
