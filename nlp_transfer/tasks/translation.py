@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nlp_transfer.errors import DataError, ModelError
@@ -67,7 +68,7 @@ class TranslationTask(Task[TranslationOptions]):
         require_seq2seq(config)
 
         languages = codes.settle_languages(tokenizer, self.languages)
-        codes.use_languages(tokenizer, _Ignored(), languages)
+        codes.use_languages(tokenizer, SimpleNamespace(), languages)
         prefix = self.options.prefix
         if prefix is None:
             prefix = codes.default_prefix(tokenizer, config, languages)
@@ -149,7 +150,9 @@ class TranslationTask(Task[TranslationOptions]):
                 found="no rows",
                 fix="check the data file and its filters",
             )
-        tokenise = _Tokenise(tokenizer, max_length, self.prefix)
+        from nlp_transfer.tasks.pairs import TokenisePairs
+
+        tokenise = TokenisePairs(tokenizer, max_length, self.prefix)
         return dataset.map(tokenise, batched=True, remove_columns=dataset.column_names, desc="Tokenising")
 
     def collator(
@@ -258,14 +261,12 @@ class TranslationTask(Task[TranslationOptions]):
         With ``generate`` their mean is chrF of a sample of the rows, drawn by ``seed``; otherwise it is the
         negative loss per target token of all rows.
         """
-        if generate:
-            return self._sample(model, tokenizer, rows, max_length, seed)[2]
-        encoded = self.encode(rows, tokenizer, max_length)
-        return self._losses(model, encoded, self.collator(tokenizer, model))
+        if not generate:
+            encoded = self.encode(rows, tokenizer, max_length)
+            return self._losses(model, encoded, self.collator(tokenizer, model))
+        return self._sample(model, tokenizer, rows, max_length, seed)[2]
 
-    def _losses(
-        self, model: Any, encoded: Dataset, collate: Callable[[list[Any]], dict[str, Any]]
-    ) -> NDArray:
+    def _losses(self, model: Any, encoded: Dataset, collate: Callable[..., Any]) -> NDArray:
         """Negative losses [n] in shares of the mean number of target tokens, which no model changes."""
         from nlp_transfer.models.seq2seq import target_losses
 
@@ -359,29 +360,3 @@ class TranslationTask(Task[TranslationOptions]):
 
 def _per_token(losses: NDArray, tokens: NDArray, axis: int) -> NDArray:
     return losses.sum(axis) / tokens.sum(axis)
-
-
-class _Tokenise:
-    """A batch of rows to token ids; an object, so that ``datasets`` can fingerprint it."""
-
-    def __init__(self, tokenizer: Any, max_length: int, prefix: str) -> None:
-        self.tokenizer, self.max_length, self.prefix = tokenizer, max_length, prefix
-
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
-        texts = [self.prefix + text for text in batch["text"]]
-        columns = {"input_ids": self.tokenizer(texts, **limit)["input_ids"]}
-        sides = [columns["input_ids"]]
-        if "translation" in batch:
-            columns["labels"] = self.tokenizer(text_target=batch["translation"], **limit)["input_ids"]
-            sides.append(columns["labels"])
-        rows = list(zip(*sides, strict=True))
-        columns["length"] = [sum(len(ids) for ids in row) for row in rows]
-        columns["truncated"] = [any(len(ids) >= self.max_length for ids in row) for row in rows]
-        if "weight" in batch:
-            columns["weight"] = batch["weight"]
-        return columns
-
-
-class _Ignored:
-    """Takes settings that are for a model that is not loaded yet."""

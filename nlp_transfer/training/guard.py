@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from nlp_transfer.adaptation import ADAPTATIONS
 from nlp_transfer.console import warn
 from nlp_transfer.numeric.paired import PairedGain, paired_gain
-from nlp_transfer.tasks import SentimentTask, TranslationTask
+from nlp_transfer.tasks import TranslationTask
+from nlp_transfer.training.row_figures import judged_by
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from numpy.typing import NDArray
 
     from nlp_transfer.recipe import Recipe
@@ -23,17 +21,14 @@ if TYPE_CHECKING:
 TARGET_ONLY = "target_only"
 """The baseline that is the same recipe without the source; also its folder among the checkpoints."""
 
-Scorer = Callable[["Dataset"], "NDArray"]
-"""From raw rows of a domain to one figure a row, larger being better, by which two models can be compared."""
-
 
 @dataclass
 class Evidence:
     """What a run leaves behind to be judged.
 
     Attributes:
-        baseline: one figure a held-out target row from the model that never saw the source, [n].
-        transferred: the same from the model that did, [n].
+        baseline: figures of held-out target rows from the model that never saw the source, [k, n].
+        transferred: the same from the model that did, [k, n].
         held_out: what the rows are, in words.
         kind: of the baseline: target_only, probe or zero_shot.
         like: whether the source is the only difference of the two models.
@@ -50,40 +45,6 @@ class Evidence:
     watched: bool
     fallback: Callable[[], Trained]
     seconds: float = 0.0
-
-
-def judged_by(setup: Setup) -> str:
-    """The metric that a row's figures add up to: accuracy, mse, chrf or loss."""
-    by_loss = setup.recipe.training.get("metric_for_best_model") in ("loss", "eval_loss")
-    return "loss" if by_loss and isinstance(setup.task, TranslationTask) else setup.task.best_metric.name
-
-
-def scorer(
-    setup: Setup,
-    model: Any,
-    logits: Callable[[Dataset], NDArray] | None = None,
-    max_length: int = 0,
-) -> Scorer:
-    """Figures of raw rows by a model.
-
-    Args:
-        setup: of the run.
-        model: trained for translation; for sentiment the logits do.
-        logits: of raw rows, for sentiment.
-        max_length: tokens of a text that are read, for translation.
-    """
-    task, generate = setup.task, judged_by(setup) != "loss"
-
-    def score(rows: Dataset) -> NDArray:
-        if isinstance(task, SentimentTask):
-            assert logits is not None
-            return np.asarray(task.row_scores(logits(rows), task.label_array(rows)))
-        assert isinstance(task, TranslationTask)
-        return task.row_figures(
-            model, setup.tokenizer, rows, max_length=max_length, seed=setup.recipe.seed, generate=generate
-        )
-
-    return score
 
 
 def adapts_without_source(recipe: Recipe) -> bool:
@@ -112,8 +73,9 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
     """The verdict of a run, for ``metrics.json``, and the model to ship; no verdict without a source.
 
     Returns:
-        ``verdict`` (helped, no evidence, hurt, not judged), ``sentence``, ``gain`` with its interval,
-        ``baseline``, ``scores``, ``held_out``, ``rows``, ``looks``, ``shipped`` and ``seconds``.
+        ``verdict`` (helped, no evidence, hurt, not judged), ``sentence``, ``gain`` and, for classes,
+        ``brier_gain`` (how much the Brier score fell) with their intervals, ``baseline``, ``scores``,
+        ``held_out``, ``rows``, ``looks``, ``shipped`` and ``seconds``.
     """
     if "source" not in setup.domains:
         return None, trained
@@ -125,26 +87,30 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
             "sentence": f"Not judged: {reason}.",
             "shipped": "transferred",
         }, trained
-    gain = paired_gain(
-        evidence.transferred, evidence.baseline, confidence=0.975 if evidence.watched else 0.95
+    confidence = 0.975 if evidence.watched else 0.95
+    gain, *finer = (
+        paired_gain(ours, theirs, confidence=confidence)
+        for ours, theirs in zip(evidence.transferred, evidence.baseline, strict=True)
     )
-    verdict = _outcome(gain, like=evidence.like)
-    falls_back = options.on_negative_transfer == "fallback" and gain.value < 0
-    sentence = _sentence(setup, evidence, gain, verdict)
+    verdict = _outcome(gain, finer, like=evidence.like)
+    worse = min(found.value for found in (gain, *finer)) < 0
+    falls_back = options.on_negative_transfer == "fallback" and worse
+    sentence = _sentence(setup, evidence, gain, finer, verdict)
     if falls_back:
-        sentence += " The model without the source scores higher and is shipped."
+        sentence += " The model without the source is shipped."
     if verdict == "hurt":
         warn(sentence)
     record = {
         "verdict": verdict,
         "sentence": sentence,
-        "gain": {"value": gain.value, "low": gain.low, "high": gain.high},
+        "gain": _interval(gain),
+        "brier_gain": _interval(finer[0]) if finer else None,
         "confidence": gain.confidence,
         "metric": judged_by(setup),
         "baseline": evidence.kind,
         "scores": {
-            "transferred": float(evidence.transferred.mean()),
-            "baseline": float(evidence.baseline.mean()),
+            "transferred": float(evidence.transferred[0].mean()),
+            "baseline": float(evidence.baseline[0].mean()),
         },
         "held_out": evidence.held_out,
         "rows": gain.rows,
@@ -155,10 +121,23 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
     return record, evidence.fallback() if falls_back else trained
 
 
-def _outcome(gain: PairedGain, *, like: bool) -> str:
-    if gain.high < 0:
+def _interval(gain: PairedGain) -> dict[str, float]:
+    return {"value": gain.value, "low": gain.low, "high": gain.high}
+
+
+def _outcome(gain: PairedGain, finer: Sequence[PairedGain], *, like: bool) -> str:
+    """Hurt where the interval of the gain lies below zero, or the finer one does and the gain agrees in sign.
+
+    A harmless source is called harmful with a probability of 5 % at most: 2.5 % for each interval. The same
+    holds for help.
+    """
+    if gain.high < 0 or (gain.value < 0 and any(found.high < 0 for found in finer)):
         return "hurt"
-    return "helped" if gain.low > 0 and like else "no evidence"
+    return "helped" if _better(gain, finer) and like else "no evidence"
+
+
+def _better(gain: PairedGain, finer: Sequence[PairedGain]) -> bool:
+    return gain.low > 0 or (gain.value > 0 and any(found.low > 0 for found in finer))
 
 
 def _looks(trained: Trained) -> list[dict[str, float]]:
@@ -185,7 +164,9 @@ AGAINST = {
 }
 
 
-def _sentence(setup: Setup, evidence: Evidence, gain: PairedGain, verdict: str) -> str:
+def _sentence(
+    setup: Setup, evidence: Evidence, gain: PairedGain, finer: Sequence[PairedGain], verdict: str
+) -> str:
     """The verdict in words, with its figures."""
     source, target = setup.domains["source"].name, setup.domains["target"].name
     metric = judged_by(setup)
@@ -196,6 +177,9 @@ def _sentence(setup: Setup, evidence: Evidence, gain: PairedGain, verdict: str) 
     )
     figures = f"{value} {unit} [{low}, {high}] on {gain.rows:,} {evidence.held_out}"
     figures += " (plus is better)" if metric in ("mse", "loss") else ""
+    if verdict in ("helped", "hurt") and gain.low <= 0 <= gain.high:
+        ends = (f"{-number:+.3f}".replace("-", "\u2212") for number in (finer[0].high, finer[0].low))
+        figures += f"; Brier score of the probabilities [{', '.join(ends)}] (minus is better)"
     against = AGAINST[evidence.kind]
     if evidence.kind == TARGET_ONLY and setup.recipe.adaptation:
         against += " and without adaptation"
@@ -204,8 +188,9 @@ def _sentence(setup: Setup, evidence: Evidence, gain: PairedGain, verdict: str) 
     if verdict == "hurt":
         return f"{source} hurt on {target}: {figures}, against {against}."
     text = f"No evidence that {source} helped or hurt on {target}: {figures}, against {against}."
-    if gain.low > 0 and evidence.kind == TARGET_ONLY:
+    better = _better(gain, finer)
+    if better and evidence.kind == TARGET_ONLY:
         text += " The adaptation alone may explain it, which needs no source."
-    elif gain.low > 0 and not evidence.like:
+    elif better and not evidence.like:
         text += " Fine-tuning alone may explain it; guard.baseline=target_only tells the two apart."
     return text

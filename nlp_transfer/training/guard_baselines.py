@@ -12,9 +12,9 @@ import numpy as np
 from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.tasks import SentimentTask
-from nlp_transfer.training.guard import Scorer, scorer
 from nlp_transfer.training.guard_watch import Watch
 from nlp_transfer.training.phases import Setup, Trained
+from nlp_transfer.training.row_figures import Scorer, scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ class Baseline:
 
     Attributes:
         kind: target_only, probe or zero_shot.
-        scores: its figures on the target's validation rows, [n].
+        scores: its figures on the target's validation rows, [k, n].
         like: whether the source is the only difference from the run's model.
         fallback: makes it the run's model.
         seconds: that it took.
@@ -43,7 +43,7 @@ class Baseline:
 
     def watch(self, setup: Setup) -> Watch:
         """The callback of the target's training."""
-        return Watch(self.scores, stops=setup.recipe.guard.on_negative_transfer == "stop")
+        return Watch(self.scores[0], stops=setup.recipe.guard.on_negative_transfer == "stop")
 
 
 def target_scores(setup: Setup, score: Scorer) -> NDArray:

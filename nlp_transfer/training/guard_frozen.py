@@ -11,10 +11,11 @@ from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
 from nlp_transfer.strategies.frozen import Frozen
 from nlp_transfer.tasks import SentimentTask
-from nlp_transfer.training.guard import TARGET_ONLY, Evidence, Scorer, adapts_without_source, scorer
+from nlp_transfer.training.guard import TARGET_ONLY, Evidence, adapts_without_source
 from nlp_transfer.training.guard_baselines import target_scores
 from nlp_transfer.training.heads import Fitted, HeadFit
 from nlp_transfer.training.phases import Setup, Trained
+from nlp_transfer.training.row_figures import Scorer, class_figures, scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def frozen_evidence(setup: Setup, embedder: Embedder, fit: HeadFit, fitted: Fitt
     held_out = "cross-validated rows"
     if setup.domains["target"].validation is not None:
         extra = [target_scores(setup, _score(setup, one, embedder)) for one in (fitted, without)]
-        scores = np.concatenate([scores, extra], axis=1)
+        scores = np.concatenate([scores, extra], axis=2)
         held_out = "cross-validated and validation rows"
     if not scores.size:
         return None
@@ -90,7 +91,7 @@ def _score(setup: Setup, fitted: Fitted, embedder: Embedder) -> Scorer:
 
 
 def _cross_fitted(setup: Setup, fits: tuple[HeadFit, HeadFit], known: tuple[Fitted, Fitted]) -> NDArray:
-    """Figures of the target's training rows [2, n]: with the source, and without it."""
+    """Figures of the target's training rows [2, k, n]: with the source, and without it."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     _, features, labels = fits[1].parts[0]
@@ -101,12 +102,12 @@ def _cross_fitted(setup: Setup, fits: tuple[HeadFit, HeadFit], known: tuple[Fitt
     rarest = len(labels) if kind is KFold else int(np.bincount(labels)[np.unique(labels)].min())
     wanted = FOLDS["adapted" if setup.recipe.adaptation else strategy.options.head]
     folds = min(wanted, rarest)
-    scores = np.empty((2, len(labels)))
+    scores = np.empty((2, 1 if kind is KFold else 2, len(labels)))
     if folds < 2:
-        return scores[:, :0]
+        return scores[..., :0]
     splits = kind(folds, shuffle=True, random_state=setup.recipe.seed).split(features, labels)
     for train, test in splits:
         for line, (fit, whole) in enumerate(zip(fits, known, strict=True)):
             logits = fit(train, whole).scores(features[test])
-            scores[line, test] = task.row_scores(logits, labels[test])
+            scores[line][:, test] = class_figures(task, logits, labels[test])
     return scores

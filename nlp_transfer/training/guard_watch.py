@@ -59,7 +59,8 @@ class Watch(TrainerCallback):
                 return figures  # an evaluation of other rows
             outputs: Any = prediction.predictions
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-            return {**figures, **self.look(task.row_scores(logits, truth[order]), self.baseline[order])}
+            scores = task.row_scores(logits, truth[order])
+            return {**figures, **self.look(scores, self.baseline[order])}
 
         return compute
 

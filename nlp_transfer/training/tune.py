@@ -21,15 +21,14 @@ from nlp_transfer.training.embedded import domain_features, row_weights, weigh_r
 from nlp_transfer.training.guard import (
     TARGET_ONLY,
     Evidence,
-    Scorer,
     adapts_without_source,
-    scorer,
     why_not_judged,
 )
 from nlp_transfer.training.guard_baselines import Baseline, probe_baseline, target_scores
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.pretrain import pretrain
 from nlp_transfer.training.resume import finished_phase, load_phase
+from nlp_transfer.training.row_figures import Scorer, scorer
 from nlp_transfer.training.scoring import AFTER_SOURCE, PRETRAINED, Before, look_before
 from nlp_transfer.training.trainer import fit_phase
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
 from nlp_transfer import load_model, train
 from nlp_transfer.reporting.summary import print_run
@@ -51,6 +52,18 @@ def sides(tmp_path):
         }
 
     return make
+
+
+class CrashAtEnd(TrainerCallback):
+    """Raise when the n-th training has ended."""
+
+    def __init__(self, phase):
+        self.left = phase
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.left -= 1
+        if not self.left:
+            raise Crash
 
 
 def verdict(result):
@@ -104,19 +117,61 @@ def test_harmless_sources_are_not_accused(mode, make_recipe, sides):
         assert before_after["change"]["low"] <= before_after["change"]["value"]
 
 
-def test_the_frozen_gain_is_that_of_two_separate_runs_on_the_validation_rows(make_recipe, sides):
+CORAL = [{"kind": "coral"}]
+BOOSTED = [{"kind": "tradaboost"}]
+
+
+@pytest.mark.parametrize("adaptation", [[], CORAL, BOOSTED], ids=["none", "coral", "tradaboost"])
+def test_the_frozen_gain_is_that_of_two_separate_runs_on_the_validation_rows(
+    adaptation, make_recipe, sides, monkeypatch
+):
     """Without folds only validation rows judge, so two runs tell what the gain must be."""
-    data = sides(flipped(planted_rows(200, 3)), "joint")
     from nlp_transfer.training import guard_frozen
 
-    folds, guard_frozen.FOLDS = guard_frozen.FOLDS, {"linear": 1}
-    try:
-        both = train(make_recipe(strategy={"kind": "frozen"}, name="both", **data))
-    finally:
-        guard_frozen.FOLDS = folds
-    alone = train(make_recipe(strategy={"kind": "frozen"}, name="alone", target=data["target"]))
+    monkeypatch.setattr(guard_frozen, "FOLDS", {"linear": 1, "adapted": 1})
+    data, frozen = sides(flipped(planted_rows(200, 3)), "joint"), {"kind": "frozen"}
+    both = train(make_recipe(strategy=frozen, adaptation=adaptation, name="both", **data))
+    alone = train(make_recipe(strategy=frozen, name="alone", target=data["target"]))
     expected = both.score(split="validation") - alone.score(split="validation")
     assert verdict(both)["gain"]["value"] == pytest.approx(expected)
+    assert verdict(both)["rows"] == 40
+
+
+def test_an_adaptation_is_fitted_anew_without_the_labels_it_is_scored_on(make_recipe, sides, monkeypatch):
+    from nlp_transfer.training import heads
+
+    seen = []
+    fit = heads.adapt_frozen
+
+    def spy(setup, data, *, tell):
+        seen.append((len(data.labelled), len(data.labels), len(data.target), tell))
+        return fit(setup, data, tell=tell)
+
+    monkeypatch.setattr(heads, "adapt_frozen", spy)
+    data = sides(flipped(planted_rows(300, 3)), "joint", validation=0)
+    strategy = {"kind": "frozen"}
+    found = verdict(train(make_recipe(strategy=strategy, model=REAL, adaptation=CORAL, **data)))
+    assert seen == [(60, 60, 60, True), *[(40, 40, 60, False)] * 3]
+    assert found["verdict"] == "hurt", found
+    assert found["rows"] == 60
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "like"),
+    [([{"kind": "mmd"}], True), ([{"kind": "pretraining", "epochs": 1}], False)],
+    ids=["penalty", "pretraining"],
+)
+def test_adapted_fine_tuning_is_judged(adaptation, like, make_recipe, sides):
+    data = sides(planted_rows(64, 3))
+    parts = {"adaptation": adaptation, **data}
+    found = verdict(train(make_recipe(guard={"baseline": "target_only"}, name="guarded", **parts)))
+    alone = train(make_recipe(target=data["target"], name="alone"))
+    free = train(make_recipe(guard={"baseline": "none"}, name="free", **parts))
+    assert found["scores"]["baseline"] == pytest.approx(alone.score(split="validation"))
+    assert found["scores"]["transferred"] == pytest.approx(free.score(split="validation"))
+    assert len(found["looks"]) == 2
+    assert "without adaptation" in found["sentence"]
+    assert like or found["verdict"] != "helped"
 
 
 def test_target_only_is_the_run_without_the_source(make_recipe, sides):
@@ -131,7 +186,8 @@ def test_target_only_is_the_run_without_the_source(make_recipe, sides):
     assert found["scores"]["baseline"] == pytest.approx(alone.score(split="validation"))
     assert found["scores"]["transferred"] == pytest.approx(free.score(split="validation"))
     assert free.metrics["guard"]["verdict"] == "not judged"
-    shipped = alone if found["gain"]["value"] < 0 else free
+    worse = min(found["gain"]["value"], found["brier_gain"]["value"]) < 0
+    shipped = alone if worse else free
     assert equal_weights(result.output_dir, shipped.output_dir)
     assert [look["step"] for look in found["looks"]] == [8, 16]
 
@@ -166,10 +222,15 @@ def test_stop_ends_training_in_its_second_half(make_recipe, sides, monkeypatch):
     data = sides(planted_rows(16, 3))
     training = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-7}
     recipe = make_recipe(guard={"on_negative_transfer": "stop"}, training=training, **data)
-    result = train(recipe)
+    with pytest.raises(Crash):  # the crash after the stop: what is resumed has nothing left to do
+        train(recipe, callbacks=[CrashAtEnd(2)])
+    result = train(recipe, resume=True)
     assert result.metrics["phases"][-1]["steps"] == 16
     assert verdict(result)["verdict"] == "hurt"
-    assert len(verdict(result)["looks"]) == 2
+    assert [look["step"] for look in verdict(result)["looks"]] == [8, 16]
+    whole = train(recipe.model_copy(update={"output_dir": str(Path(recipe.output_dir).with_name("whole"))}))
+    assert whole.metrics["phases"][-1]["steps"] == 16
+    assert equal_weights(whole.output_dir, result.output_dir)
 
 
 @pytest.mark.parametrize("phase", [1, 2, 3])
