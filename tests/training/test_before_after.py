@@ -9,9 +9,11 @@ import sacrebleu
 import torch
 
 from nlp_transfer import Recipe, load_model, train
+from nlp_transfer.cli import app, run_command
 from nlp_transfer.errors import ModelError, RecipeError
 from nlp_transfer.predict import evaluate_file
 from nlp_transfer.reporting.summary import print_run
+from nlp_transfer.reporting.words import change
 from tests.training.conftest import Record, planted_rows, write_rows
 from tests.translators import sample_pairs, tiny_translator
 
@@ -128,7 +130,7 @@ def test_from_scratch_there_is_no_before(translation_recipe):
     assert "against_baseline" not in result.metrics["domains"]["target"]["test"]
 
 
-def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, parallel, tmp_path):
+def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, parallel, tmp_path, capsys):
     first = train(translation_recipe("training.max_steps=2", name="first"))
     second = train(translation_recipe(f"compare_with={first.output_dir}", name="second"))
     report = second.metrics["domains"]["target"]["test"]
@@ -140,6 +142,12 @@ def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, para
     assert second.metrics["domains"]["source"]["test"]["baseline"] == "the model before training"
     found = evaluate_file(second.output_dir, Path(parallel["new.test"]), baseline=first.output_dir)
     assert found["against_baseline"] == report["against_baseline"]
+    arguments = ["evaluate", str(second.output_dir), "--data", parallel["new.test"]]
+    capsys.readouterr()
+    code = run_command(lambda: app([*arguments, "--baseline", str(first.output_dir)], standalone_mode=False))
+    assert code == 0
+    difference = change("bleu", report["against_baseline"]["bleu"])
+    assert f"BLEU {difference}" in " ".join(capsys.readouterr().out.split())
     other = train(
         translation_recipe(
             "task.source_lang=en", "task.target_lang=de", "training.max_steps=1", name="other", source=None
