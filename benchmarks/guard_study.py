@@ -1,14 +1,14 @@
 """Does the guard find sources that hurt, and leave alone those that do not?
 
-Frozen strategy: eight targets, each with planted sources (flipped labels, 40 % of the labels flipped, a far
+Frozen strategy: seven targets, each with planted sources (flipped labels, 40 % of the labels flipped, a far
 domain) and harmless ones (more of the same domain, near domains), joint and sequential. LoRA: the same
 plants, shortened runs at 48 tokens, judged against the same recipe without the source.
 
-Whether a source hurt is measured on the target's other rows (400 to 1,600), which no run has seen: the
+Whether a source hurt is measured on the target's other rows (700 to 1,600), which no run has seen: the
 accuracy with the source less the accuracy without it, of the very models that the guard compares. A plant's
 name says nothing: flipped labels do no harm in a sequential run, which learns how far to trust the source.
 
-    NLP_TRANSFER_DATA=... python benchmarks/guard_study.py --work DIR [--lora] [--draws 2]
+    NLP_TRANSFER_DATA=... python benchmarks/guard_study.py --work DIR [--lora] [--draws 3]
 """
 
 from __future__ import annotations
@@ -29,25 +29,23 @@ from ranking_candidates import write_rows
 
 TARGETS = (
     "amazon_books",
+    "amazon_dvd",
     "amazon_kitchen",
     "amazon_electronics",
     "amazon_airline",
     "sst2",
     "tweets",
-    "fdu_apparel",
-    "fdu_baby",
 )
-FAR = {"tweets": "amazon_books", "sst2": "amazon_airline", "amazon_airline": "sst2", "fdu_apparel": "sst2"}
+FAR = {"tweets": "amazon_books", "sst2": "amazon_airline", "amazon_airline": "sst2"}
 """A far domain for each target; tweets for the others."""
 NEAR = {
     "amazon_books": "amazon_dvd",
+    "amazon_dvd": "amazon_books",
     "amazon_kitchen": "amazon_electronics",
     "amazon_electronics": "amazon_kitchen",
     "amazon_airline": "uci_yelp",
     "sst2": "uci_imdb",
     "tweets": "sst2",
-    "fdu_apparel": "fdu_baby",
-    "fdu_baby": "fdu_apparel",
 }
 HURT = 0.01
 """A fall in accuracy from which on a source counts as harmful, as in ``risk_study.py``."""
@@ -106,7 +104,7 @@ def frozen_cases(draws: int) -> Iterator[Case]:
         for target in TARGETS:
             for plant in (*HARMFUL, *HARMLESS):
                 yield Case(plant, "joint", target, draw)
-            for plant in ("flipped labels", "far domain", "near domain"):
+            for plant in ("flipped labels", "far domain", "near domain") if draw == 0 else ():
                 yield Case(plant, "sequential", target, draw)
 
 
@@ -237,7 +235,7 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True, help="keep finished cells here")
-    parser.add_argument("--draws", type=int, default=2, help="of the frozen runs")
+    parser.add_argument("--draws", type=int, default=3, help="of the frozen runs")
     parser.add_argument("--lora", action="store_true", help="run LoRA too; finished cells are always shown")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

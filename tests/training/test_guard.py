@@ -217,7 +217,7 @@ def test_stop_ends_training_in_its_second_half(make_recipe, sides, monkeypatch):
     from nlp_transfer.training import tune
 
     probe = tune.probe_baseline
-    perfect = lambda setup: replace(probe(setup), scores=np.ones(40))  # noqa: E731
+    perfect = lambda setup: replace(probe(setup), scores=np.repeat([[1.0], [0.0]], 40, 1))  # noqa: E731
     monkeypatch.setattr(tune, "probe_baseline", perfect)
     data = sides(planted_rows(16, 3))
     training = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-7}
