@@ -99,6 +99,9 @@ def evaluate(
         list[Path],
         typer.Option(help="Labelled rows: CSV, TSV, JSONL or Parquet; repeat it to score more."),
     ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="Another run, scored on the same rows: paired differences.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the figures of the one data set here as JSON.")
     ] = None,
@@ -113,9 +116,10 @@ def evaluate(
     from nlp_transfer.reporting.summary import print_evaluation
 
     model = load_model(run) if len(data) > 1 else run
+    other = load_model(baseline) if baseline is not None and len(data) > 1 else baseline
     columns = {"text_column": text_column, "label_column": label_column}
     for file in data:
-        report = evaluate_file(model, file, output=output, overwrite=overwrite, **columns)
+        report = evaluate_file(model, file, baseline=other, output=output, overwrite=overwrite, **columns)
         print_evaluation(report, file.name)
 
 

@@ -19,6 +19,7 @@ from nlp_transfer.data.rows import iter_rows
 from nlp_transfer.errors import DataError, ModelError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nlp_transfer.tasks.base import Task
@@ -49,6 +50,13 @@ class TextModel:
             return []
         length = resolve_max_length(self.tokenizer, self.model.config, None)
         return self.task.predict(self.model, self.tokenizer, texts, length)
+
+    def outputs(self, rows: Dataset) -> Any:
+        """What the model says of labelled rows, before it is scored; see ``Task.outputs``."""
+        from nlp_transfer.models.load import resolve_max_length
+
+        length = resolve_max_length(self.tokenizer, self.model.config, None)
+        return self.task.outputs(self.model, self.tokenizer, rows, length)
 
 
 @calm()
@@ -184,19 +192,29 @@ def evaluate_file(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    baseline: Path | TextModel | None = None,
     output: Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Score a trained model on labelled rows; write the report as JSON where ``output`` is given.
 
+    Args:
+        run: a run folder, or a loaded model.
+        data: the rows.
+        text_column, label_column: of the file; None to find them.
+        baseline: another run, scored on the same rows: the report's ``against_baseline`` holds the paired
+            differences.
+        output: where to write the report.
+        overwrite: replace an earlier one.
+
     Raises:
         DataError: the file, a column or a label does not fit the model.
-        ModelError: no model in ``run``.
+        ModelError: no model in ``run`` or ``baseline``, or two models that do not compare.
         OutputError: ``output`` exists.
     """
     from nlp_transfer.tasks import TranslationTask
     from nlp_transfer.training.artifacts import check_output_file, write_json
-    from nlp_transfer.training.run import score
+    from nlp_transfer.training.scoring import score
 
     if output is not None:
         check_output_file(output, overwrite=overwrite)
@@ -210,7 +228,13 @@ def evaluate_file(
         languages=loaded.task.languages[:2] if isinstance(loaded.task, TranslationTask) else None,
     )
     assert domain.test is not None
-    report = score(loaded.task, loaded.model, loaded.tokenizer, domain.test, None, name=str(data))
+    other = load_model(baseline) if isinstance(baseline, Path) else baseline
+    said = None if other is None else _comparable(loaded, other).outputs(domain.test)
+    report = score(
+        loaded.task, loaded.model, loaded.tokenizer, domain.test, None, name=str(data), baseline=said
+    )
+    if other is not None:
+        report["baseline"] = other.model.name_or_path
     if output is not None:
         write_json(
             output,
@@ -222,6 +246,17 @@ def evaluate_file(
             },
         )
     return report
+
+
+def _comparable(model: TextModel, other: TextModel) -> TextModel:
+    """The other model. Raises ModelError where it does something else."""
+    misfit = model.task.misfit(other.task)
+    if misfit is not None:
+        raise ModelError(
+            f"{other.model.name_or_path} cannot be the baseline: {misfit}",
+            fix="name a run of the same task, classes and languages",
+        )
+    return other
 
 
 def _text_column(

@@ -59,6 +59,9 @@ class Recipe(Options):
     """The shift summary before training."""
     guard: GuardOptions = GuardOptions()
     """Watch for negative transfer, in runs with a source."""
+    compare_with: str | None = None
+    """A run folder: the target's figures stand beside its model's, with the interval of the difference.
+    Default: beside the model before the target's rows came in, where it does the task already."""
     early_stopping: EarlyStopping | None = None
     """Stop when the target's validation metric no longer improves."""
     training: TrainingFields = Field(default_factory=dict)

@@ -68,8 +68,9 @@ class GuardOptions(Options):
 
     baseline: Literal["probe", "target_only", "none"] = "probe"
     """What to compare with, on the target's held-out rows. probe: a linear head on the untrained encoder,
-    from the target's labels alone (for strategy frozen that is the model without the source); target_only:
-    the same recipe without the source, which costs its training; none: judge nothing."""
+    from the target's labels alone (for strategy frozen that is the model without the source), and for
+    translation the pretrained model as it is; target_only: the same recipe without the source and its
+    adaptation, which costs its training; none: judge nothing."""
     on_negative_transfer: Literal["warn", "stop", "fallback"] = "warn"
     """warn: say so; stop: also end training once harm is sure, in its second half; fallback: also ship the
-    baseline where it scores higher than the transferred model."""
+    baseline unless the transferred model scores at least as well in every figure."""

@@ -118,6 +118,7 @@ class DensityRatio(InstanceMethod[DensityRatioOptions]):
     """Bickel et al. 2009; see ``numeric.weights.density_ratio``."""
 
     summary = "weigh source rows by p_target / p_source, from a cross-fitted domain classifier"
+    tasks = ("sentiment", "translation")
 
     def weigh(self, data: DomainFeatures) -> RowWeights:
         """See the base class."""
@@ -161,6 +162,7 @@ class KernelMeanMatching(InstanceMethod[KernelMeanMatchingOptions]):
     """Huang et al. 2007; see ``numeric.matching.kernel_mean_matching``."""
 
     summary = "weigh source rows so that their kernel mean matches the target's (KMM)"
+    tasks = ("sentiment", "translation")
 
     def weigh(self, data: DomainFeatures) -> RowWeights:
         """See the base class."""
@@ -181,6 +183,7 @@ class Kliep(InstanceMethod[KliepOptions]):
     """Sugiyama et al. 2008; see ``numeric.matching.kliep``."""
 
     summary = "weigh source rows so that the target's texts are most likely (KLIEP)"
+    tasks = ("sentiment", "translation")
 
     def weigh(self, data: DomainFeatures) -> RowWeights:
         """See the base class."""

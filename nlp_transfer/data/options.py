@@ -257,7 +257,11 @@ class DomainOptions(Options):
 
 
 class SourceOptions(DomainOptions):
-    """The domain that knowledge is transferred from."""
+    """The domain that knowledge is transferred from.
+
+    With ``test`` (or ``validation``) alone it is the pretrained model's old domain: scored before and after
+    the training on the target, and not trained on.
+    """
 
     mode: Literal["sequential", "joint"] = "sequential"
     """sequential: train on the source, then on the target; joint: one training on both, mixed."""
@@ -266,6 +270,17 @@ class SourceOptions(DomainOptions):
     mix: float | None = Field(default=None, gt=0, lt=1)
     """Share of source rows among the rows of a joint training, drawn by seed: 0.25 gives one source row for
     three target rows. Leave it out to train on all rows of both."""
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> SourceOptions:
+        if self.trains:
+            return self
+        if not self.given("validation") and not self.given("test"):
+            raise ValueError("no labelled rows: give train, or test to score the old domain before and after")
+        if self.mode == "joint" or self.select is not None:
+            key = "select" if self.select is not None else "mode joint"
+            raise ValueError(f"{key} is for training on the source: give train, or leave {key} out")
+        return self
 
     @model_validator(mode="after")
     def _check_mix(self) -> SourceOptions:

@@ -36,6 +36,7 @@ __all__ = [
     "logits_and_features",
     "pooled_features",
     "save_classifier",
+    "start_at",
 ]
 
 ProblemType = Literal["single_label_classification", "regression"]
@@ -323,3 +324,15 @@ def _load_adapter(source: ModelSource, options: ModelOptions, merge: bool) -> An
 
 def _is_head(name: str) -> bool:
     return any(part in ("classifier", "score", "classification_head") for part in name.split("."))
+
+
+def start_at(model: PreTrainedModel, value: float) -> None:
+    """Set the zero bias of a fresh one-output head; a trained bias, or a head without one, is left alone."""
+    heads = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module.out_features == 1
+    ]
+    if heads and heads[-1].bias is not None and not heads[-1].bias.any():
+        with torch.no_grad():
+            heads[-1].bias.fill_(value)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from nlp_transfer.console import is_main_process, stdout
 from nlp_transfer.reporting import words
+from nlp_transfer.reporting.words import METRIC_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,22 +18,6 @@ if TYPE_CHECKING:
 
     from nlp_transfer.shift.report import ShiftReport
     from nlp_transfer.training.run import RunResult
-
-METRIC_NAMES = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "ter": "TER",
-    "length_ratio": "length ratio",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "matthews_correlation": "Matthews",
-    "expected_calibration_error": "calibration error",
-    "loss": "loss",
-    "mse": "mean squared error",
-    "mae": "mean absolute error",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-}
 
 SHOWN_NOTES = 4
 RISK_STYLES = {"low": "bold green", "moderate": "bold yellow", "high": "bold red", None: "bold"}
@@ -90,6 +75,8 @@ def print_run(result: RunResult) -> None:
     console.print(f"[bold]{result.strategy}[/bold]  {escape(result.metrics['model'])}")
     if columns:
         console.print(table)
+    for line in words.against_baselines(domains) + words.ledger(result.metrics.get("forgetting")):
+        console.print(escape(line))
     print_verdict(result.metrics.get("guard"))
     cost = result.metrics["cost"]
     console.print(
@@ -103,13 +90,11 @@ def print_run(result: RunResult) -> None:
 
 
 def print_verdict(guard: dict[str, Any] | None) -> None:
-    """Whether the source helped, and what became of its own score."""
+    """Whether the source helped."""
     if guard is None:
         return
     style = VERDICT_STYLES[guard["verdict"]]
     stdout().print(f"[{style}]transfer: {guard['verdict']}[/{style}]  {escape(guard['sentence'])}")
-    for split, row in guard.get("source", {}).items():
-        stdout().print(f"[dim]source {split}: {escape(words.forgetting(row, guard['metric']))}[/dim]")
 
 
 def print_shift(report: ShiftReport) -> None:
@@ -242,6 +227,8 @@ def print_evaluation(report: dict[str, Any], name: str) -> None:
         if report.get(key) is not None:
             table.add_row(label, figure(report[key]))
     stdout().print(table)
+    for line in words.against_baselines({"": {"": report}}):
+        stdout().print(escape(line))
     if "per_class" in report:
         classes = Table(box=box.SIMPLE_HEAD)
         for column in ("class", "precision", "recall", "F1", "rows"):

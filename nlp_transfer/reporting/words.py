@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from nlp_transfer.shift.report import ShiftReport
 
 MINUS = "\u2212"
+METRIC_NAMES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER",
+    "length_ratio": "length ratio",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "matthews_correlation": "Matthews",
+    "expected_calibration_error": "calibration error",
+    "loss": "loss",
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
 SUPERSCRIPT = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -132,15 +147,47 @@ def gain_note(report: ShiftReport) -> str:
     return "Of accuracy, against training on about 100 target labels and no source."
 
 
-def forgetting(row: dict[str, Any], metric: str) -> str:
-    """The source's score before and after the target training, with the change and its interval."""
-    if metric == "mse":
-        before, after = number(-row["before"]), number(-row["after"])
-        ends = [number(-row["change"][end]) for end in ("value", "high", "low")]
-        change = f"{ends[0]}, {ends[1]} to {ends[2]}"
-        return f"mean squared error {before} before the target training, {after} after ({change})"
-    ends = [points(row["change"][end]) for end in ("value", "low", "high")]
-    return (
-        f"{metric} {percent(row['before'])} before the target training, {percent(row['after'])} after "
-        f"({ends[0]} points, {ends[1]} to {ends[2]})"
+def change(name: str, difference: dict[str, Any]) -> str:
+    """A paired difference with its interval, in the metric's own unit: points of shares, else plain."""
+    value, low, high = (_signed(name, difference[end]) for end in ("value", "low", "high"))
+    unit = " points" if name == "accuracy" else ""
+    return f"{value}{unit} [{low}, {high}]"
+
+
+def against_baselines(domains: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each scored split that has a baseline; the source's are the ledger's."""
+    lines = []
+    for role, splits in domains.items():
+        for split, report in splits.items():
+            if role == "source" or not isinstance(report, dict) or "against_baseline" not in report:
+                continue
+            parts = [
+                f"{METRIC_NAMES.get(name, name)} {change(name, found)}"
+                for name, found in report["against_baseline"].items()
+            ]
+            place = f"{role} {split}: ".lstrip(" :")
+            lines.append(f"{place}against {report['baseline']}: {', '.join(parts)}")
+    return lines
+
+
+def ledger(forgetting: dict[str, Any] | None) -> list[str]:
+    """What became of the old domain, one line a split."""
+    return [
+        f"source {split}, before and after the training on the target: "
+        + "; ".join(_before_and_after(name, row) for name, row in metrics.items())
+        for split, metrics in (forgetting or {}).items()
+    ]
+
+
+def _before_and_after(name: str, row: dict[str, Any]) -> str:
+    before, after = (
+        percent(row[end]) if name == "accuracy" else number(row[end]) for end in ("before", "after")
     )
+    return f"{METRIC_NAMES.get(name, name)} {before} before, {after} after ({change(name, row['change'])})"
+
+
+def _signed(name: str, value: float) -> str:
+    if name == "accuracy":
+        return points(value)
+    digits = 1 if name in ("bleu", "chrf", "ter") else 3
+    return f"{value:+.{digits}f}".replace("-", MINUS)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from datasets import Dataset
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
@@ -171,6 +172,10 @@ class Task(ABC, Generic[OptionsT]):
         """``TrainingArguments`` fields that this task needs unless the recipe's ``training`` sets them."""
         return {}
 
+    def cuts_batches(self, training: Mapping[str, Any]) -> bool:
+        """Whether ``training_rows`` makes batches of its own, by tokens."""
+        return False
+
     def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
         """What the Trainer draws batches from."""
         return encoded
@@ -190,9 +195,10 @@ class Task(ABC, Generic[OptionsT]):
         encoded: Dataset,
         collate: Callable[[list[Any]], dict[str, Any]],
         *,
+        max_length: int,
         seed: int,
         generate: bool,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], NDArray | None]:
         """``loss`` and what else an evaluation during training gives, where logits are not enough.
 
         Args:
@@ -200,14 +206,45 @@ class Task(ABC, Generic[OptionsT]):
             rows: raw validation rows.
             encoded: the same, encoded.
             collate: encoded rows to a batch.
+            max_length: tokens of a text that are read.
             seed: of a sample of the rows.
             generate: whether figures are wanted that need generation.
+
+        Returns:
+            The figures, and one figure a row (see ``TranslationTask.row_figures``) by which two models can be
+            compared, where the task has some.
         """
-        return {}
+        return {}, None
 
     def batch_figures(self, rows: Any) -> dict[str, float]:
         """Figures of the batches that the Trainer draws, for ``metrics.json``."""
         return {}
+
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Whether a pretrained model with this ``config.json`` does the bound task before any training."""
+        return False
+
+    @property
+    @abstractmethod
+    def answers(self) -> tuple[str, ...]:
+        """What its outputs are in: the classes in their order, or both languages; empty for ratings."""
+
+    def misfit(self, other: Task) -> str | None:
+        """Why a model of ``other`` cannot be compared with one of this task row by row; None where it can."""
+        theirs, ours = (f"{task.objective} ({', '.join(task.answers)})" for task in (other, self))
+        return None if theirs == ours else f"it is made for {theirs}, not for {ours}"
+
+    @abstractmethod
+    def outputs(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> Any:
+        """What a model says of rows, before it is scored: logits, or translations."""
 
     @abstractmethod
     def score(
@@ -218,8 +255,13 @@ class Task(ABC, Generic[OptionsT]):
         max_length: int,
         *,
         name: str = "data",
+        baseline: Any = None,
     ) -> dict[str, Any]:
-        """The full report of a model on labelled rows, with intervals, ready for JSON."""
+        """The full report of a model on labelled rows, with intervals, ready for JSON.
+
+        With ``baseline``, the ``outputs`` of another model for the same rows, ``against_baseline`` holds for
+        each metric the paired difference ``value`` with ``low`` and ``high``, and the other's ``baseline``.
+        """
 
     @abstractmethod
     def predict(

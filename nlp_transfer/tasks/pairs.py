@@ -148,3 +148,26 @@ def _padded(sequences: list[list[int]], value: int, multiple: int) -> Tensor:
     for row, ids in enumerate(sequences):
         padded[row, : len(ids)] = torch.as_tensor(ids)
     return padded
+
+
+class TokenisePairs:
+    """A batch of rows to token ids; an object, so that ``datasets`` can fingerprint it."""
+
+    def __init__(self, tokenizer: Any, max_length: int, prefix: str) -> None:
+        self.tokenizer, self.max_length, self.prefix = tokenizer, max_length, prefix
+
+    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
+        """Encode a batch of raw rows."""
+        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
+        texts = [self.prefix + text for text in batch["text"]]
+        columns = {"input_ids": self.tokenizer(texts, **limit)["input_ids"]}
+        sides = [columns["input_ids"]]
+        if "translation" in batch:
+            columns["labels"] = self.tokenizer(text_target=batch["translation"], **limit)["input_ids"]
+            sides.append(columns["labels"])
+        rows = list(zip(*sides, strict=True))
+        columns["length"] = [sum(len(ids) for ids in row) for row in rows]
+        columns["truncated"] = [any(len(ids) >= self.max_length for ids in row) for row in rows]
+        if "weight" in batch:
+            columns["weight"] = batch["weight"]
+        return columns

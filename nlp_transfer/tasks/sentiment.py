@@ -124,7 +124,7 @@ class SentimentTask(Task[SentimentOptions]):
         Raises:
             ModelError: from loading.
         """
-        from nlp_transfer.models.classifier import build_classifier
+        from nlp_transfer.models.classifier import build_classifier, start_at
 
         regression = self.objective == "regression"
         model = build_classifier(
@@ -256,6 +256,35 @@ class SentimentTask(Task[SentimentOptions]):
             num_items = num_items.to(values.device).float().mean()
         return values.sum() / (rows if num_items is None else num_items)
 
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """A classifier of the same classes in the same order, or a model of ratings."""
+        if not any("Classif" in name for name in config.get("architectures") or ()):
+            return False
+        if self.objective == "regression":
+            return config.get("problem_type") == "regression"
+        names = sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))
+        return [str(name) for _, name in names] == list(self.names)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.names
+
+    def outputs(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> NDArray:
+        """Logits [n, C] of labelled rows."""
+        from nlp_transfer.models.inference import predict_logits
+
+        encoded = self.encode(rows, tokenizer, max_length, name=name)
+        return predict_logits(model, encoded, self.collator(tokenizer))
+
     def score(
         self,
         model: Any,
@@ -264,12 +293,11 @@ class SentimentTask(Task[SentimentOptions]):
         max_length: int,
         *,
         name: str = "data",
+        baseline: Any = None,
     ) -> dict[str, Any]:
         """``evaluate`` on the model's outputs for labelled rows."""
-        from nlp_transfer.models.inference import predict_logits
-
-        encoded = self.encode(rows, tokenizer, max_length, name=name)
-        return self.evaluate(predict_logits(model, encoded, self.collator(tokenizer)), encoded["labels"])
+        logits = self.outputs(model, tokenizer, rows, max_length, name=name)
+        return self.evaluate(logits, self.label_array(rows, name=name), baseline=baseline)
 
     def predict(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
@@ -282,12 +310,15 @@ class SentimentTask(Task[SentimentOptions]):
         encoded = self.encode(Dataset.from_dict({"text": list(texts)}), tokenizer, max_length)
         return self.postprocess(predict_logits(model, encoded, self.collator(tokenizer)))
 
-    def evaluate(self, logits: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
+    def evaluate(
+        self, logits: ArrayLike, labels: ArrayLike, *, baseline: ArrayLike | None = None
+    ) -> dict[str, Any]:
         """Report on n rows with bootstrap intervals; see ``classification_report`` and ``regression_report``.
 
         Args:
             logits: shape [n, C], or [n, 1] or [n] for ratings.
             labels: shape [n]; class ids or ratings.
+            baseline: logits of another model for the same rows; adds ``against_baseline`` (accuracy or mse).
 
         Raises:
             DataError: nothing to score, or shapes that do not fit.
@@ -296,8 +327,14 @@ class SentimentTask(Task[SentimentOptions]):
         from nlp_transfer.tasks import reports
 
         if self.objective == "regression":
-            return reports.regression_report(reports.ratings(logits), labels)
-        return reports.classification_report(reports.probabilities(logits), labels, self.names)
+            report = reports.regression_report(reports.ratings(logits), labels)
+        else:
+            report = reports.classification_report(reports.probabilities(logits), labels, self.names)
+        if baseline is not None:
+            rows = (self.row_scores(logits, labels), self.row_scores(baseline, labels))
+            name, greater = self.best_metric
+            report["against_baseline"] = {name: reports.paired_figures(*rows, greater_is_better=greater)}
+        return report
 
     def row_scores(self, logits: ArrayLike, labels: ArrayLike) -> NDArray:
         """1 where a row's class is right, else 0; for ratings the negative squared error.
@@ -357,17 +394,3 @@ class SentimentTask(Task[SentimentOptions]):
             probabilities = dict(zip(self.names, scores, strict=True))
             rows.append({"label": self.names[best], "score": scores[best], "probabilities": probabilities})
         return rows
-
-
-def start_at(model: PreTrainedModel, value: float) -> None:
-    """Set the zero bias of a fresh one-output head; a trained bias, or a head without one, is left alone."""
-    import torch
-
-    heads = [
-        module
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear) and module.out_features == 1
-    ]
-    if heads and heads[-1].bias is not None and not heads[-1].bias.any():
-        with torch.no_grad():
-            heads[-1].bias.fill_(value)

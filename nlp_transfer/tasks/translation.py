@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, model_validator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nlp_transfer.errors import DataError, ModelError
 from nlp_transfer.models.languages import Languages
-from nlp_transfer.options import Options
 from nlp_transfer.tasks.base import BestMetric, Task
+from nlp_transfer.tasks.translation_options import TranslationOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,46 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+__all__ = ["TranslationOptions", "TranslationTask"]
+
 IGNORED_LABEL = -100
 """Padding of the labels: adds nothing to the loss, and is not counted."""
-_LANGUAGE = Field(min_length=2, max_length=12)
-
-
-class TranslationOptions(Options):
-    """Translate from one language into another."""
-
-    kind: Literal["translation"] = "translation"
-    source_lang: str = _LANGUAGE
-    """Language to translate from: its key in the data (``{"translation": {"de": ..., "en": ...}}``)."""
-    target_lang: str = _LANGUAGE
-    """Language to translate into."""
-    source_code: str | None = None
-    """What a multilingual model calls the source language, such as ``de_DE`` or ``deu_Latn``. Default: found
-    from ``source_lang`` where that leaves no doubt."""
-    target_code: str | None = None
-    """What a multilingual model calls the target language."""
-    prefix: str | None = None
-    """Written before each text. Default: what T5 was trained with; nothing for other models."""
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Share of each target token that is spread evenly over the vocabulary."""
-    batch_tokens: int = Field(default=4096, ge=32)
-    """Padded tokens (source and target) of a training batch on each device. Not used where the recipe sets
-    ``training.per_device_train_batch_size``, which counts sentences."""
-    num_beams: int = Field(default=4, ge=1)
-    """Beams of the final evaluation and of predict; 1 is greedy search."""
-    max_new_tokens: int | None = Field(default=None, ge=1)
-    """Longest translation. Default: twice the tokens of the source plus 16."""
-    eval_num_beams: int = Field(default=1, ge=1)
-    """Beams of the evaluations during training."""
-    eval_max_samples: int = Field(default=500, ge=1)
-    """Validation sentences translated at each evaluation during training, drawn by seed. The validation loss
-    is over all of them."""
-
-    @model_validator(mode="after")
-    def _two_languages(self) -> TranslationOptions:
-        if self.source_lang == self.target_lang:
-            raise ValueError(f"source_lang and target_lang are both {self.source_lang!r}: give two languages")
-        return self
 
 
 class TranslationTask(Task[TranslationOptions]):
@@ -105,7 +68,7 @@ class TranslationTask(Task[TranslationOptions]):
         require_seq2seq(config)
 
         languages = codes.settle_languages(tokenizer, self.languages)
-        codes.use_languages(tokenizer, _Ignored(), languages)
+        codes.use_languages(tokenizer, SimpleNamespace(), languages)
         prefix = self.options.prefix
         if prefix is None:
             prefix = codes.default_prefix(tokenizer, config, languages)
@@ -187,7 +150,9 @@ class TranslationTask(Task[TranslationOptions]):
                 found="no rows",
                 fix="check the data file and its filters",
             )
-        tokenise = _Tokenise(tokenizer, max_length, self.prefix)
+        from nlp_transfer.tasks.pairs import TokenisePairs
+
+        tokenise = TokenisePairs(tokenizer, max_length, self.prefix)
         return dataset.map(tokenise, batched=True, remove_columns=dataset.column_names, desc="Tokenising")
 
     def collator(
@@ -241,13 +206,17 @@ class TranslationTask(Task[TranslationOptions]):
     def trainer_defaults(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Batches by tokens are rows of their own: one a step, in random order."""
         values: dict[str, Any] = {"per_device_eval_batch_size": 16}
-        if "per_device_train_batch_size" not in training:
+        if self.cuts_batches(training):
             values |= {"per_device_train_batch_size": 1, "train_sampling_strategy": "random"}
         return values
 
+    def cuts_batches(self, training: Mapping[str, Any]) -> bool:
+        """True unless the recipe counts sentences."""
+        return "per_device_train_batch_size" not in training
+
     def training_rows(self, encoded: Dataset, training: Mapping[str, Any], seed: int) -> Any:
         """The encoded rows as batches by tokens, unless the recipe counts sentences."""
-        if "per_device_train_batch_size" in training:
+        if not self.cuts_batches(training):
             return encoded
         from nlp_transfer.tasks.pairs import TokenBatches
 
@@ -263,33 +232,84 @@ class TranslationTask(Task[TranslationOptions]):
         encoded: Dataset,
         collate: Callable[[list[Any]], dict[str, Any]],
         *,
+        max_length: int,
         seed: int,
         generate: bool,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], NDArray]:
         """Loss per target token (not smoothed); chrF and BLEU of translations of a sample of the rows."""
-        from sacrebleu.metrics import BLEU, CHRF
+        from sacrebleu.metrics import BLEU
 
-        from nlp_transfer.models.load import resolve_max_length
+        losses = self._losses(model, encoded, collate)
+        if not generate:
+            return {"loss": float(-losses.mean())}, losses
+        texts, references, found = self._sample(model, tokenizer, rows, max_length, seed)
+        bleu = BLEU().corpus_score(texts, [references]).score
+        return {"loss": float(-losses.mean()), "chrf": float(found.mean()), "bleu": bleu}, found
+
+    def row_figures(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        max_length: int,
+        seed: int,
+        generate: bool,
+    ) -> NDArray:
+        """One figure a row, larger being better, by which two models can be compared.
+
+        With ``generate`` their mean is chrF of a sample of the rows, drawn by ``seed``; otherwise it is the
+        negative loss per target token of all rows.
+        """
+        if not generate:
+            encoded = self.encode(rows, tokenizer, max_length)
+            return self._losses(model, encoded, self.collator(tokenizer, model))
+        return self._sample(model, tokenizer, rows, max_length, seed)[2]
+
+    def _losses(self, model: Any, encoded: Dataset, collate: Callable[..., Any]) -> NDArray:
+        """Negative losses [n] in shares of the mean number of target tokens, which no model changes."""
         from nlp_transfer.models.seq2seq import target_losses
 
         losses, tokens = target_losses(model, encoded, collate)
-        figures = {"loss": float(losses.sum() / tokens.sum())}
-        if not generate:
-            return figures
-        max_length = resolve_max_length(tokenizer, model.config, None)
+        return -losses / tokens.mean()
+
+    def _sample(
+        self, model: Any, tokenizer: Any, rows: Dataset, max_length: int, seed: int
+    ) -> tuple[list[str], list[str], NDArray]:
+        """Translations of a sample of the rows, their references, and chrF as one figure a row."""
+        from nlp_transfer.tasks.translation_metrics import TranslationScorer
+
         limit = self.options.eval_max_samples
         rows = rows.shuffle(seed=seed).select(range(limit)) if len(rows) > limit else rows
-        beams = self.options.eval_num_beams
-        texts = self._translate(model, tokenizer, rows["text"][:], max_length, beams)
-        references = [rows["translation"][:]]
-        figures["chrf"] = CHRF().corpus_score(texts, references).score
-        figures["bleu"] = BLEU().corpus_score(texts, references).score
-        return figures
+        texts = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.eval_num_beams)
+        references = list(rows["translation"][:])
+        return texts, references, TranslationScorer(metrics=("chrf",)).jackknife(texts, references)
 
     def batch_figures(self, rows: Any) -> dict[str, float]:
         """Share of padding in the batches by tokens."""
         waste = getattr(rows, "padding_waste", None)
         return {} if waste is None else {"padding_waste": round(waste, 4)}
+
+    def knows(self, config: Mapping[str, Any]) -> bool:
+        """Every encoder-decoder that is not from scratch writes something."""
+        return True
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Both languages."""
+        return tuple(self.languages[:2])
+
+    def outputs(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        max_length: int,
+        *,
+        name: str = "data",
+    ) -> list[str]:
+        """Beam-search translations of the rows' texts."""
+        return self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
 
     def score(
         self,
@@ -299,14 +319,17 @@ class TranslationTask(Task[TranslationOptions]):
         max_length: int,
         *,
         name: str = "data",
+        baseline: Any = None,
     ) -> dict[str, Any]:
         """BLEU, chrF and TER of beam-search translations, and the loss of the references, with intervals."""
         from nlp_transfer.models.seq2seq import target_losses
         from nlp_transfer.tasks.bootstrap import bootstrap_interval
         from nlp_transfer.tasks.translation_metrics import translation_report
 
-        found = self._translate(model, tokenizer, rows["text"][:], max_length, self.options.num_beams)
-        report = translation_report(found, rows["translation"][:], target_language=self.languages.target)
+        found = self.outputs(model, tokenizer, rows, max_length)
+        report = translation_report(
+            found, rows["translation"][:], target_language=self.languages.target, baseline=baseline
+        )
         encoded = self.encode(rows, tokenizer, max_length, name=name)
         losses = target_losses(model, encoded, self.collator(tokenizer, model))
         report["loss"] = bootstrap_interval(_per_token, *losses)
@@ -337,29 +360,3 @@ class TranslationTask(Task[TranslationOptions]):
 
 def _per_token(losses: NDArray, tokens: NDArray, axis: int) -> NDArray:
     return losses.sum(axis) / tokens.sum(axis)
-
-
-class _Tokenise:
-    """A batch of rows to token ids; an object, so that ``datasets`` can fingerprint it."""
-
-    def __init__(self, tokenizer: Any, max_length: int, prefix: str) -> None:
-        self.tokenizer, self.max_length, self.prefix = tokenizer, max_length, prefix
-
-    def __call__(self, batch: dict[str, list]) -> dict[str, list]:
-        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_length}
-        texts = [self.prefix + text for text in batch["text"]]
-        columns = {"input_ids": self.tokenizer(texts, **limit)["input_ids"]}
-        sides = [columns["input_ids"]]
-        if "translation" in batch:
-            columns["labels"] = self.tokenizer(text_target=batch["translation"], **limit)["input_ids"]
-            sides.append(columns["labels"])
-        rows = list(zip(*sides, strict=True))
-        columns["length"] = [sum(len(ids) for ids in row) for row in rows]
-        columns["truncated"] = [any(len(ids) >= self.max_length for ids in row) for row in rows]
-        if "weight" in batch:
-            columns["weight"] = batch["weight"]
-        return columns
-
-
-class _Ignored:
-    """Takes settings that are for a model that is not loaded yet."""

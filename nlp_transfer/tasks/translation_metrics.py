@@ -120,6 +120,21 @@ class TranslationScorer:
         """sacrebleu's signature of each metric; known after the first scoring."""
         return {name: str(metric.get_signature()) for name, metric in self._metrics.items()}
 
+    def jackknife(
+        self, predictions: Sequence[str], references: References, metric: str = "chrf"
+    ) -> NDArray[np.float64]:
+        """A corpus score as one figure a row [n] whose mean is the score: Tukey's pseudo-values.
+
+        The mean difference of two systems' figures is the difference of their scores, and its standard error
+        that of the jackknife.
+
+        Source: Tukey 1958, "Bias and confidence in not-quite large samples".
+        """
+        counts = self._counts(predictions, references)
+        total, n = counts.sum(axis=0), len(counts)
+        without = self._corpus_scores(total - counts)[metric]
+        return self._corpus_scores(total)[metric] + (n - 1) * (without.mean() - without)
+
     def report(
         self,
         predictions: Sequence[str],

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from nlp_transfer.training.guard import Watch
+    from nlp_transfer.training.guard_watch import Watch
 
 ROUND = "self-training-{}"
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from nlp_transfer.console import stderr
@@ -146,3 +146,9 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def drop_printing(trainer: Trainer) -> None:
+    """Remove the Trainer's own output: ours is one line."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)

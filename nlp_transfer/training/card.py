@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from nlp_transfer.models.load import POOLED_MODEL_TYPE
-from nlp_transfer.reporting.summary import METRIC_NAMES, figure, human
-from nlp_transfer.reporting.words import forgetting, gain_range, percent, points
+from nlp_transfer.reporting.summary import figure, human
+from nlp_transfer.reporting.words import METRIC_NAMES, against_baselines, gain_range, ledger, percent, points
 from nlp_transfer.training.hub import HUB_FIELDS, hub_name
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
         _figures_table(result),
         "95 % bootstrap intervals in brackets. `metrics.json` has all figures, per class too.",
     ]
+    lines = against_baselines(result.metrics["domains"]) + ledger(result.metrics["forgetting"])
+    if lines:
+        parts += ["## Before and after", "\n".join(f"- {_plain(line)}" for line in lines)]
     if result.shift is not None:
         parts += ["## Domain shift, measured before training", *_shift(result.shift)]
     if (guard := result.metrics.get("guard")) is not None:
-        lines = [f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"]
-        ledger = guard.get("source", {}).items()
-        lines += [f"- source {split}: {forgetting(row, guard['metric'])}" for split, row in ledger]
-        parts += ["## Did the source help?", "\n".join([lines[0], "", *lines[1:]]).rstrip()]
+        verdict = f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"
+        parts += ["## Did the source help?", verdict]
     parts += [
         "## Cost",
         f"{result.training_seconds:.1f} s of training ({result.seconds:.1f} s the whole run), "

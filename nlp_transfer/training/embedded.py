@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nlp_transfer.adaptation.instance import RowWeights
     from nlp_transfer.adaptation.propagation import LabelMethod
     from nlp_transfer.models.embed import Embedder
+    from nlp_transfer.tasks.base import Task
     from nlp_transfer.training.phases import Setup
 
 FEW_EFFECTIVE = 0.1
@@ -32,40 +33,56 @@ FEW_EFFECTIVE = 0.1
 def domain_features(setup: Setup, embedder: Embedder) -> DomainFeatures:
     """Embeddings and labels of both domains' training rows, and of the target texts without labels.
 
+    Parallel text has no labels: its rows are embedded by the side to translate.
+
     Raises:
-        RecipeError: ``source.mix`` draws source rows as well.
+        RecipeError: ``source.mix`` draws source rows as well; rows are to be drawn one by one for batches by
+            tokens, which are cut once.
     """
     if setup.recipe.source is not None and setup.recipe.source.mix is not None:
         message = "source.mix and this adaptation both decide on source rows: leave one out"
         raise RecipeError("recipe", [Problem("adaptation.0.kind", None, message)])
+    drawn = any(method.options.apply == "sampler" for method in setup.adaptations("instance"))
+    if drawn and setup.task.cuts_batches(setup.recipe.training):
+        message = (
+            "sampler draws sentences, and this run cuts its batches by tokens: set apply to loss, or "
+            "training.per_device_train_batch_size to count sentences"
+        )
+        raise RecipeError("recipe", [Problem("adaptation.0.apply", None, message)])
     task, source, target = setup.task, setup.domains["source"], setup.domains["target"]
-    assert isinstance(task, SentimentTask)
     assert source.train is not None
-    assert isinstance(task, SentimentTask)
     texts = target_texts(target)
     rows = np.asarray(embedder.embed(source.train).features)
     labelled, labels = np.empty((0, rows.shape[1]), rows.dtype), np.empty(0, int)
     if target.train is not None:
         labelled = np.asarray(embedder.embed(target.train).features)
-        labels = task.label_array(target.train, name="target.train")
+        labels = _labels(task, target.train, "target.train")
     return DomainFeatures(
         source=rows,
-        source_labels=task.label_array(source.train, name="source.train"),
+        source_labels=_labels(task, source.train, "source.train"),
         target=labelled if texts is None else np.asarray(embedder.embed(texts).features),
-        classes=task.num_labels if task.objective == "classification" else None,
+        classes=task.num_labels
+        if isinstance(task, SentimentTask) and task.objective == "classification"
+        else None,
         labelled=labelled,
         labels=labels,
         seed=setup.recipe.seed,
     )
 
 
-def row_weights(setup: Setup, data: DomainFeatures) -> RowWeights | None:
+def _labels(task: Task, rows: Dataset, name: str) -> NDArray:
+    return task.label_array(rows, name=name) if isinstance(task, SentimentTask) else np.zeros(len(rows))
+
+
+def row_weights(setup: Setup, data: DomainFeatures, *, tell: bool = True) -> RowWeights | None:
     """Weights of the training rows by the recipe's instance method, told to the user; None without one."""
     methods = setup.adaptations("instance")
     if not methods:
         return None
     method = methods[0]
     found = method.weigh(data)
+    if not tell:
+        return found
     size, rows = effective_sample_size(found.source), len(found.source)
     share = f"{size:,.0f} of {rows:,} source rows ({size / rows:.0%})"
     text = f"{method.options.kind}: effective sample size {share}"
@@ -138,14 +155,16 @@ class Adapted:
         return mapped, weights
 
 
-def adapt_frozen(setup: Setup, embedder: Embedder) -> Adapted | None:
-    """Fit the recipe's maps, then its weights on mapped embeddings; None where the recipe has neither.
+def adapt_frozen(setup: Setup, data: DomainFeatures, *, tell: bool = True) -> Adapted:
+    """Fit the recipe's maps, then its weights on mapped embeddings.
 
-    Cost: see the methods; embeddings are cached.
+    Args:
+        setup: of a run with adaptations.
+        data: embeddings of both domains.
+        tell: say what came of it.
+
+    Cost: see the methods.
     """
-    if not setup.recipe.adaptation:
-        return None
-    data = domain_features(setup, embedder)
     identity: Map = LinearMap.identity(data.source.shape[1])
     steps: list[Callable[[NDArray], NDArray]] = []
     target, components, records = identity, False, []
@@ -167,7 +186,7 @@ def adapt_frozen(setup: Setup, embedder: Embedder) -> Adapted | None:
             rows = step(rows)
         return rows
 
-    weights = row_weights(setup, data)
+    weights = row_weights(setup, data, tell=tell)
     drawn = False
     if weights is not None:
         options = setup.adaptations("instance")[0].options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,14 @@ import numpy as np
 from nlp_transfer.models.embed import Embedder
 from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
-from nlp_transfer.strategies.frozen import Frozen, HeadWeights
+from nlp_transfer.strategies.frozen import Frozen
 from nlp_transfer.tasks import SentimentTask
-from nlp_transfer.training.embedded import Adapted, adapt_frozen, fold
+from nlp_transfer.training.embedded import domain_features, fold
 from nlp_transfer.training.guard import why_not_judged
-from nlp_transfer.training.guard_frozen import HeadFit, frozen_evidence
+from nlp_transfer.training.guard_frozen import frozen_evidence
+from nlp_transfer.training.heads import HeadFit, Part
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
+from nlp_transfer.training.scoring import AFTER_SOURCE, look_before
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,86 +53,47 @@ def fit_frozen(setup: Setup) -> Trained:
     plan = plan_phases(recipe, setup.domains)
     if strategy.options.head == "mlp" and len(plan) > 1:
         plan = [_joined(plan)]
-    adapted = adapt_frozen(setup, embedder)
-    head, records, fits = None, [], []
-    for name, rows, *_ in plan:
-        embeddings = embedder.embed(rows)
-        fitting = time.perf_counter()
-        labels = task.label_array(rows, name=f"{name}.train")
-        fit = functools.partial(
-            _fit_head, setup, adapted, name, np.asarray(embeddings.features), labels, start=head
-        )
-        settings = {
-            "classes": task.num_labels if task.objective == "classification" else None,
-            "class_weights": getattr(task, "class_weights", None),
-            "start": head,
-            "seed": recipe.seed,
+    data = domain_features(setup, embedder) if recipe.adaptation else None
+    embedded = [embedder.embed(rows) for _, rows, *_ in plan]
+    parts = [
+        Part(name, np.asarray(found.features), task.label_array(rows, name=f"{name}.train"))
+        for (name, rows, *_), found in zip(plan, embedded, strict=True)
+    ]
+    target = setup.domains["target"].train
+    fit = HeadFit(setup, parts, 0 if target is None else len(target), data)
+    adapted = fit.adapt()
+    fitted = from_main(lambda: fit.heads(adapted))
+    records = [
+        {
+            "phase": part.name,
+            "rows": len(part.labels),
+            "embedded": found.misses,
+            "from_cache": found.hits,
+            "embed_seconds": round(found.seconds, 3),
+            "fit_seconds": round(seconds, 3),
+            "C": head.C,
+            "features": head.features,
+            **({"adaptation": adapted.records} if adapted else {}),
         }
-        fits.append(HeadFit(strategy, np.asarray(embeddings.features), labels, settings))
-        head = from_main(fit)
-        records.append(
-            {
-                "phase": name,
-                "rows": len(rows),
-                "embedded": embeddings.misses,
-                "from_cache": embeddings.hits,
-                "embed_seconds": round(embeddings.seconds, 3),
-                "fit_seconds": round(time.perf_counter() - fitting, 3),
-                "C": head.C,
-                "features": head.features,
-                **({"adaptation": adapted.records} if adapted else {}),
-            }
-        )
-    assert head is not None
+        for part, found, head, seconds in zip(parts, embedded, fitted.heads, fitted.seconds, strict=True)
+    ]
     setup.folder.start(recipe.dump())
-    fitted, target = head, adapted.target if adapted else None
-    layers, kernel = fold(fitted.layers, target) if target else (fitted.layers, None)
+    layers, kernel = fitted.heads[-1].layers, None
+    if adapted:
+        layers, kernel = fold(layers, adapted.target)
     model = classifier_from_head(embedder, layers, task, kernel=kernel)
     trainable = sum(weight.size + bias.size for weight, bias in layers)
     _, total = count_parameters(model.parameters())
 
-    def logits(rows: Dataset) -> NDArray:
-        features = embedder.embed(rows).features
-        return fitted.scores(target(features) if target else features)
+    def logits(rows: Dataset, phase: int = -1) -> NDArray:
+        return fitted.scores(embedder.embed(rows).features, phase)
 
     trained = Trained(model, time.perf_counter() - started, trainable, total, records, logits)
+    if len(parts) > 1:
+        trained.before = look_before(setup, AFTER_SOURCE, lambda rows: logits(rows, 0))
     if "source" in setup.domains and why_not_judged(setup) is None:
-        trained.evidence = frozen_evidence(setup, embedder, fits, fitted)
+        trained.evidence = frozen_evidence(setup, embedder, fit, fitted)
     return trained
-
-
-def _fit_head(
-    setup: Setup,
-    adapted: Adapted | None,
-    name: str,
-    features: NDArray,
-    labels: NDArray,
-    start: HeadWeights | None,
-) -> HeadWeights:
-    """Fit the head of one phase; target rows that an adaptation labels join those of the source."""
-    task, strategy = setup.task, setup.strategy
-    assert isinstance(strategy, Frozen)
-    assert isinstance(task, SentimentTask)
-    fit = functools.partial(
-        strategy.fit,
-        classes=task.num_labels if task.objective == "classification" else None,
-        class_weights=getattr(task, "class_weights", None),
-        common_scale=adapted is not None and adapted.components,
-        seed=setup.recipe.seed,
-    )
-    if adapted is None:
-        return fit(features, labels, start=start)
-    rows, weights = adapted.rows(name, features, setup.recipe.seed)
-    head = fit(rows, labels, weights=weights, start=start)
-    if adapted.labels is None or name == "target":
-        return head
-    further = adapted.labels.label(adapted.data, head.scores(adapted.data.target))
-    return fit(
-        np.concatenate([rows, adapted.data.target]),
-        np.concatenate([labels, further.classes]),
-        weights=np.concatenate([np.ones(len(rows)) if weights is None else weights, further.weights]),
-        start=start,
-    )
 
 
 def _joined(plan: list[Phase]) -> Phase:

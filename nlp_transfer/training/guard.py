@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from transformers import TrainerCallback
-
+from nlp_transfer.adaptation import ADAPTATIONS
 from nlp_transfer.console import warn
-from nlp_transfer.numeric.paired import PairedGain, look_confidence, paired_gain
-from nlp_transfer.processes import world_size
-from nlp_transfer.tasks import SentimentTask
+from nlp_transfer.numeric.paired import PairedGain, paired_gain
+from nlp_transfer.tasks import TranslationTask
+from nlp_transfer.training.row_figures import judged_by
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import EvalPrediction
 
+    from nlp_transfer.recipe import Recipe
     from nlp_transfer.training.phases import Setup, Trained
 
 TARGET_ONLY = "target_only"
 """The baseline that is the same recipe without the source; also its folder among the checkpoints."""
-PROBE_ROWS = 2000
-"""Labelled target rows that a probe learns from at most."""
-STOPS_FROM = 0.5
-"""Share of the target training after which harm may stop it: before, the model is still on its way."""
 
 
 @dataclass
@@ -34,99 +27,55 @@ class Evidence:
     """What a run leaves behind to be judged.
 
     Attributes:
-        baseline: one figure a held-out target row from the model that never saw the source, [n].
-        transferred: the same from the model that did, [n].
+        baseline: figures of held-out target rows from the model that never saw the source, [k, n].
+        transferred: the same from the model that did, [k, n].
         held_out: what the rows are, in words.
+        kind: of the baseline: target_only, probe or zero_shot.
         like: whether the source is the only difference of the two models.
         watched: whether the same rows were looked at while training.
         fallback: makes the baseline the run's model.
-        source_before: figures of the source's rows by split, before the target training.
         seconds: spent on the baseline.
     """
 
     baseline: NDArray
     transferred: NDArray
     held_out: str
+    kind: str
     like: bool
     watched: bool
     fallback: Callable[[], Trained]
-    source_before: dict[str, NDArray] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-class Watch(TrainerCallback):
-    """Compare the model with the baseline at every evaluation, and stop where harm is sure.
-
-    ``compute_metrics`` adds ``guard_gain``, ``guard_low`` and ``guard_high`` to the task's figures, so that
-    they stand in the Trainer's log, in trackers and in checkpoints; a resumed run goes on counting from
-    those.
-
-    Args:
-        task: gives the figures of a row.
-        baseline: figures of the baseline, in the order of the validation rows.
-        truth: labels in that order.
-        stops: end the training where harm is sure.
-    """
-
-    def __init__(self, task: SentimentTask, baseline: NDArray, truth: NDArray, *, stops: bool) -> None:
-        self.task, self.baseline, self.truth, self.stops = task, baseline, truth, stops
-        self.looks = 0
-        self.order: Callable[[], NDArray] = lambda: np.arange(len(baseline))
-
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The task's figures and the gain over the baseline."""
-        figures = self.task.compute_metrics(prediction)
-        order = self.order()
-        labels = np.asarray(prediction.label_ids)
-        if labels.shape != self.truth.shape or not np.allclose(labels, self.truth[order]):
-            return figures  # an evaluation of other rows
-        scores = self.task.row_scores(prediction.predictions, self.truth[order])
-        self.looks += 1
-        gain = paired_gain(scores, self.baseline[order], confidence=look_confidence(self.looks))
-        return {**figures, "guard_gain": gain.value, "guard_low": gain.low, "guard_high": gain.high}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Count the looks of the run that is resumed."""
-        self.looks = sum("eval_guard_gain" in entry for entry in state.log_history)
-
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        """Stop where the whole interval lies below zero, in the second half of the training."""
-        harmed = (metrics or {}).get("eval_guard_high", 0.0) < 0
-        if self.stops and harmed and state.global_step >= STOPS_FROM * state.max_steps:
-            warn(f"the source hurts: training stops at step {state.global_step} of {state.max_steps}")
-            control.should_training_stop = True
+def adapts_without_source(recipe: Recipe) -> bool:
+    """Whether an adaptation would act without the source too, so that the source is not all that differs."""
+    return any(not ADAPTATIONS[choice.kind][0].needs_source for choice in recipe.adaptation)
 
 
 def why_not_judged(setup: Setup) -> str | None:
     """Why a run with a source cannot be judged; None where it can be."""
-    target = setup.domains["target"]
-    if setup.recipe.guard.baseline == "none":
+    recipe, target = setup.recipe, setup.domains["target"]
+    translates = isinstance(setup.task, TranslationTask)
+    if setup.domains["source"].train is None:
+        return "the source is scored and not trained on"
+    if recipe.guard.baseline == "none":
         return "guard.baseline is none"
-    if not isinstance(setup.task, SentimentTask):
-        return f"the guard cannot judge the task {setup.task.kind} yet"
-    if setup.recipe.adaptation:
-        return "the guard cannot judge runs with an adaptation yet"
-    if not setup.strategy.extracts and world_size() > 1:
-        return "the guard watches fine-tuning on one process only, and this run has several"
-    if target.train is None:
+    if target.train is None and (recipe.guard.baseline == TARGET_ONLY or not translates):
         return "there are no labelled target rows that a model without the source could learn from"
-    if not setup.strategy.extracts and target.validation is None:
+    if recipe.guard.baseline == "probe" and recipe.model.init != "pretrained":
+        return "a new model knows nothing to compare with (guard.baseline=target_only trains one)"
+    if target.validation is None and not (setup.strategy.extracts and not translates):
         return "there are no validation rows of the target"
     return None
-
-
-def _task(setup: Setup) -> SentimentTask:
-    assert isinstance(setup.task, SentimentTask)
-    return setup.task
 
 
 def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Trained]:
     """The verdict of a run, for ``metrics.json``, and the model to ship; no verdict without a source.
 
     Returns:
-        ``verdict`` (helped, no evidence, hurt, not judged), ``sentence``, ``gain`` with its interval,
-        ``baseline``, ``scores``, ``held_out``, ``rows``, ``looks``, ``shipped``, ``seconds``, and under
-        ``source`` the source's figures before and after the target training.
+        ``verdict`` (helped, no evidence, hurt, not judged), ``sentence``, ``gain`` and, for classes,
+        ``brier_gain`` (how much the Brier score fell) with their intervals, ``baseline``, ``scores``,
+        ``held_out``, ``rows``, ``looks``, ``shipped`` and ``seconds``.
     """
     if "source" not in setup.domains:
         return None, trained
@@ -138,168 +87,110 @@ def conclude(setup: Setup, trained: Trained) -> tuple[dict[str, Any] | None, Tra
             "sentence": f"Not judged: {reason}.",
             "shipped": "transferred",
         }, trained
-    gain = paired_gain(
-        evidence.transferred, evidence.baseline, confidence=0.975 if evidence.watched else 0.95
+    confidence = 0.975 if evidence.watched else 0.95
+    gain, *finer = (
+        paired_gain(ours, theirs, confidence=confidence)
+        for ours, theirs in zip(evidence.transferred, evidence.baseline, strict=True)
     )
-    verdict = _outcome(gain, like=evidence.like)
-    falls_back = options.on_negative_transfer == "fallback" and gain.value < 0
-    looks = [
-        {"step": entry["step"], **{name: entry[f"eval_guard_{name}"] for name in ("gain", "low", "high")}}
-        for phase in trained.phases
-        for entry in phase.get("history", ())
-        if "eval_guard_gain" in entry
-    ]
-    sentence = _sentence(setup, evidence, gain, verdict)
+    verdict = _outcome(gain, finer, like=evidence.like)
+    worse = min(found.value for found in (gain, *finer)) < 0
+    falls_back = options.on_negative_transfer == "fallback" and worse
+    sentence = _sentence(setup, evidence, gain, finer, verdict)
     if falls_back:
-        sentence += " The model without the source scores higher and is shipped."
+        sentence += " The model without the source is shipped."
     if verdict == "hurt":
         warn(sentence)
     record = {
         "verdict": verdict,
         "sentence": sentence,
-        "gain": {"value": gain.value, "low": gain.low, "high": gain.high},
+        "gain": _interval(gain),
+        "brier_gain": _interval(finer[0]) if finer else None,
         "confidence": gain.confidence,
-        "metric": setup.task.best_metric.name,
-        "baseline": TARGET_ONLY if evidence.like else "probe",
+        "metric": judged_by(setup),
+        "baseline": evidence.kind,
         "scores": {
-            "transferred": float(evidence.transferred.mean()),
-            "baseline": float(evidence.baseline.mean()),
+            "transferred": float(evidence.transferred[0].mean()),
+            "baseline": float(evidence.baseline[0].mean()),
         },
         "held_out": evidence.held_out,
         "rows": gain.rows,
-        "looks": looks,
+        "looks": _looks(trained),
         "shipped": "baseline" if falls_back else "transferred",
         "seconds": round(evidence.seconds, 3),
-        "source": _forgetting(setup, trained, evidence),
     }
     return record, evidence.fallback() if falls_back else trained
 
 
-def _outcome(gain: PairedGain, *, like: bool) -> str:
-    if gain.high < 0:
+def _interval(gain: PairedGain) -> dict[str, float]:
+    return {"value": gain.value, "low": gain.low, "high": gain.high}
+
+
+def _outcome(gain: PairedGain, finer: Sequence[PairedGain], *, like: bool) -> str:
+    """Hurt where the interval of the gain lies below zero, or the finer one does and the gain agrees in sign.
+
+    A harmless source is called harmful with a probability of 5 % at most: 2.5 % for each interval. The same
+    holds for help.
+    """
+    if gain.high < 0 or (gain.value < 0 and any(found.high < 0 for found in finer)):
         return "hurt"
-    return "helped" if gain.low > 0 and like else "no evidence"
+    return "helped" if _better(gain, finer) and like else "no evidence"
 
 
-def _sentence(setup: Setup, evidence: Evidence, gain: PairedGain, verdict: str) -> str:
+def _better(gain: PairedGain, finer: Sequence[PairedGain]) -> bool:
+    return gain.low > 0 or (gain.value > 0 and any(found.low > 0 for found in finer))
+
+
+def _looks(trained: Trained) -> list[dict[str, float]]:
+    """What was seen while training, evaluation by evaluation."""
+    return [
+        {"step": entry["step"], **{name: entry[f"eval_guard_{name}"] for name in ("gain", "low", "high")}}
+        for phase in trained.phases
+        for entry in phase.get("history", ())
+        if "eval_guard_gain" in entry
+    ]
+
+
+UNITS = {
+    "accuracy": ("points of accuracy", 100.0, 1),
+    "mse": ("mean squared error", 1.0, 3),
+    "chrf": ("chrF", 1.0, 1),
+    "loss": ("nats of loss a token", 1.0, 3),
+}
+"""Of each metric: how a difference is called, what it is multiplied with, and its digits."""
+AGAINST = {
+    TARGET_ONLY: "the same model without it",
+    "probe": "a linear probe that never saw it",
+    "zero_shot": "the pretrained model as it was",
+}
+
+
+def _sentence(
+    setup: Setup, evidence: Evidence, gain: PairedGain, finer: Sequence[PairedGain], verdict: str
+) -> str:
     """The verdict in words, with its figures."""
     source, target = setup.domains["source"].name, setup.domains["target"].name
-    rating = setup.task.objective == "regression"
-    unit, factor = ("mean squared error", 1.0) if rating else ("points of accuracy", 100.0)
-    digits = 3 if rating else 1
+    metric = judged_by(setup)
+    unit, factor, digits = UNITS[metric]
     value, low, high = (
         f"{factor * number:+.{digits}f}".replace("-", "\u2212")
         for number in (gain.value, gain.low, gain.high)
     )
     figures = f"{value} {unit} [{low}, {high}] on {gain.rows:,} {evidence.held_out}"
-    figures += " (plus is better)" if rating else ""
-    against = "the same model without it" if evidence.like else "a linear probe that never saw it"
+    figures += " (plus is better)" if metric in ("mse", "loss") else ""
+    if verdict in ("helped", "hurt") and gain.low <= 0 <= gain.high:
+        ends = (f"{-number:+.3f}".replace("-", "\u2212") for number in (finer[0].high, finer[0].low))
+        figures += f"; Brier score of the probabilities [{', '.join(ends)}] (minus is better)"
+    against = AGAINST[evidence.kind]
+    if evidence.kind == TARGET_ONLY and setup.recipe.adaptation:
+        against += " and without adaptation"
     if verdict == "helped":
         return f"{source} helped on {target}: {figures}, against {against}."
     if verdict == "hurt":
         return f"{source} hurt on {target}: {figures}, against {against}."
     text = f"No evidence that {source} helped or hurt on {target}: {figures}, against {against}."
-    if not evidence.like and gain.low > 0:
+    better = _better(gain, finer)
+    if better and evidence.kind == TARGET_ONLY:
+        text += " The adaptation alone may explain it, which needs no source."
+    elif better and not evidence.like:
         text += " Fine-tuning alone may explain it; guard.baseline=target_only tells the two apart."
     return text
-
-
-def _forgetting(setup: Setup, trained: Trained, evidence: Evidence) -> dict[str, Any]:
-    """The source's scores before and after the target training, and the change with its interval."""
-    ledger: dict[str, Any] = {}
-    for split, before in evidence.source_before.items():
-        rows = getattr(setup.domains["source"], split)
-        assert trained.logits is not None
-        labels = _task(setup).label_array(rows, name=f"source.{split}")
-        after = np.asarray(_task(setup).row_scores(trained.logits(rows), labels))
-        change = paired_gain(after, before)
-        ledger[split] = {
-            "before": float(before.mean()),
-            "after": float(after.mean()),
-            "change": {"value": change.value, "low": change.low, "high": change.high},
-        }
-    return ledger
-
-
-def source_scores(setup: Setup, logits: Callable[[Any], NDArray]) -> dict[str, NDArray]:
-    """Figures of the source's held-out rows, by split."""
-    found: dict[str, NDArray] = {}
-    for split in ("validation", "test"):
-        rows = getattr(setup.domains["source"], split)
-        if rows:
-            labels = _task(setup).label_array(rows, name=f"source.{split}")
-            found[split] = np.asarray(_task(setup).row_scores(logits(rows), labels))
-    return found
-
-
-def target_scores(setup: Setup, logits: Callable[[Any], NDArray]) -> NDArray:
-    """Figures of the target's validation rows."""
-    rows = setup.domains["target"].validation
-    labels = _task(setup).label_array(rows, name="target.validation")
-    return np.asarray(_task(setup).row_scores(logits(rows), labels))
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """A model that never saw the source.
-
-    Attributes:
-        scores: its figures on the target's validation rows.
-        like: whether the source is the only difference from the run's model.
-        fallback: makes it the run's model.
-        seconds: that it took.
-    """
-
-    scores: NDArray
-    like: bool
-    fallback: Callable[[], Trained]
-    seconds: float
-
-    def watch(self, setup: Setup) -> Watch:
-        """The callback of the target's training."""
-        rows = setup.domains["target"].validation
-        truth = _task(setup).label_array(rows, name="target.validation")
-        stops = setup.recipe.guard.on_negative_transfer == "stop"
-        return Watch(_task(setup), self.scores, truth, stops=stops)
-
-
-def probe_baseline(setup: Setup) -> Baseline:
-    """A linear head on the untrained encoder's embeddings of the target's labelled rows.
-
-    Cost: one forward pass for each text of target.train (2,000 rows at most) and target.validation that is
-    not in the cache, and a cross-validated fit.
-    """
-    from nlp_transfer.models.classifier import classifier_from_head
-    from nlp_transfer.models.embed import Embedder
-    from nlp_transfer.strategies import Frozen, FrozenOptions
-    from nlp_transfer.strategies.base import count_parameters
-    from nlp_transfer.training.phases import Trained
-
-    started, task = time.perf_counter(), _task(setup)
-    rows = setup.domains["target"].train
-    assert rows is not None
-    if len(rows) > PROBE_ROWS:
-        rows = rows.select(
-            np.sort(np.random.default_rng(setup.recipe.seed).choice(len(rows), PROBE_ROWS, False))
-        )
-    embedder = Embedder.load(setup.pretrained, setup.recipe.model)
-    head = Frozen(FrozenOptions()).fit(
-        np.asarray(embedder.embed(rows).features),
-        task.label_array(rows, name="target.train"),
-        classes=task.num_labels if task.objective == "classification" else None,
-        class_weights=getattr(task, "class_weights", None),
-        seed=setup.recipe.seed,
-    )
-    scores = target_scores(setup, lambda texts: head.scores(embedder.embed(texts).features))
-    seconds = time.perf_counter() - started
-
-    def ship() -> Trained:
-        fresh = Embedder.load(setup.pretrained, setup.recipe.model)
-        model = classifier_from_head(fresh, head.layers, task)
-        trainable = sum(weight.size + bias.size for weight, bias in head.layers)
-        _, total = count_parameters(model.parameters())
-        return Trained(
-            model, seconds, trainable, total, logits=lambda texts: head.scores(fresh.embed(texts).features)
-        )
-
-    return Baseline(scores, False, ship, seconds)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nlp_transfer.tasks.base import Task
     from nlp_transfer.training.artifacts import RunFolder
     from nlp_transfer.training.guard import Evidence
+    from nlp_transfer.training.scoring import Before
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Trained:
         phases: the figures of each phase, for ``metrics.json``.
         logits: logits of raw rows by a cheaper way than a pass through the model, where there is one.
         evidence: what the guard judges, where it watched.
+        before: what a model said of the held-out rows before the target's rows came in, by role.
     """
 
     model: Any
@@ -78,6 +80,7 @@ class Trained:
     phases: list[dict[str, Any]] = field(default_factory=list)
     logits: Callable[[Dataset], NDArray] | None = None
     evidence: Evidence | None = None
+    before: dict[str, Before] = field(default_factory=dict)
 
 
 class Phase(NamedTuple):

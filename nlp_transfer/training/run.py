@@ -22,11 +22,11 @@ from nlp_transfer.training.guard import conclude
 from nlp_transfer.training.hub import claim_repository, upload
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.resume import began_in_bf16, check_resumable
+from nlp_transfer.training.scoring import evaluate_domains, forgetting, other_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from datasets import Dataset
     from transformers import TrainerCallback
 
     from nlp_transfer.models.source import ModelSource
@@ -151,12 +151,14 @@ def _run(
     config = load_config(pretrained, recipe.model)
     task = task.settle(tokenizer, config)
     check_precision(recipe, config)
-    compares = recipe.shift.enabled and "source" in domains
+    rival = other_run(recipe, task, domains)
+    compares = recipe.shift.enabled and "source" in domains and domains["source"].train is not None
     shift = from_main(lambda: shift_summary(recipe, domains, task)) if compares else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
     verdict, trained = conclude(setup, trained)
+    trained.before |= rival
     scores = evaluate_domains(setup, trained)
     metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started) | {"guard": verdict}
     result = RunResult(folder.path, metrics, shift)
@@ -240,7 +242,7 @@ def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
             languages=task.languages[:2] if isinstance(task, TranslationTask) else None,
             seed=recipe.seed,
             base=recipe.base,
-            need=needed if role == "source" or options.trains else (),
+            need=needed if options.trains else (),
         )
     if recipe.source is not None and recipe.source.select is not None:
         domains["source"] = _select(recipe, task, domains)
@@ -316,34 +318,6 @@ def shift_summary(recipe: Recipe, domains: dict[str, DomainData], task: Task) ->
     )
 
 
-def evaluate_domains(setup: Setup, trained: Trained) -> dict[str, dict[str, Any]]:
-    """Score the model on every labelled validation and test split: {role: {split: report}}."""
-    task, limit = setup.task, setup.recipe.model.max_length
-    scores: dict[str, dict[str, Any]] = {}
-    for role, data in setup.domains.items():
-        for split in ("validation", "test"):
-            rows: Dataset | None = getattr(data, split)
-            if not rows:
-                continue
-            name = f"{role}.{split}"
-            if trained.logits is not None and isinstance(task, SentimentTask):
-                report = task.evaluate(trained.logits(rows), task.label_array(rows, name=name))
-            else:
-                report = score(task, trained.model, setup.tokenizer, rows, limit, name=name)
-            scores.setdefault(role, {})[split] = report
-    return scores
-
-
-def score(
-    task: Task, model: Any, tokenizer: Any, rows: Dataset, max_length: int | None, *, name: str = "data"
-) -> dict[str, Any]:
-    """Score a model on labelled rows; ``name`` is what error messages call them."""
-    from nlp_transfer.models.load import resolve_max_length
-
-    limit = resolve_max_length(tokenizer, model.config, max_length)
-    return task.score(model, tokenizer, rows, limit, name=name)
-
-
 def _metrics(
     setup: Setup,
     scores: dict[str, dict[str, Any]],
@@ -367,6 +341,7 @@ def _metrics(
             "trainable_parameters": trained.trainable,
             "total_parameters": trained.total,
         },
+        "forgetting": forgetting(scores),
         "phases": trained.phases,
         "data": [
             {"domain": role, **asdict(finding)} for role, data in domains.items() for finding in data.checks

@@ -13,10 +13,10 @@ from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.training.adapt import Step, encode_step, plan_steps
 from nlp_transfer.training.arguments import training_arguments
-from nlp_transfer.training.callbacks import LengthGroupedOrder
+from nlp_transfer.training.callbacks import LengthGroupedOrder, drop_printing
 from nlp_transfer.training.faults import FiniteWeights
 from nlp_transfer.training.resume import finished_phase, load_phase
-from nlp_transfer.training.trainer import TransferTrainer, drop_printing, fit_phase
+from nlp_transfer.training.trainer import TransferTrainer, fit_phase
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import RandomSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import notice
 from nlp_transfer.errors import Problem, RecipeError
+from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, gather, world_size
+from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.tasks.encoding import EncodedStream
 from nlp_transfer.tasks.pairs import TokenBatches, split_batch
 from nlp_transfer.training.adapt import make_ready
@@ -24,9 +26,10 @@ from nlp_transfer.training.callbacks import (
     Progress,
     StreamSampler,
     WeightedLengthSampler,
+    drop_printing,
     length_grouped_sampler,
 )
-from nlp_transfer.training.checkpoints import last_checkpoint
+from nlp_transfer.training.checkpoints import last_checkpoint, read_state
 from nlp_transfer.training.faults import (
     FiniteWeights,
     StopOnSignal,
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader
-    from transformers import TrainerCallback, TrainingArguments
+    from transformers import EvalPrediction, TrainerCallback, TrainingArguments
     from transformers.trainer_utils import TrainOutput
 
     from nlp_transfer.strategies import Strategy
@@ -288,12 +291,6 @@ def _restore(model: nn.Module, start: nn.Module) -> None:
         torch.cuda.empty_cache()
 
 
-def drop_printing(trainer: Trainer) -> None:
-    """Remove the Trainer's own output: ours is one line."""
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
-
-
 def _trainer(
     model: nn.Module, setup: Setup, phase: Step, ready: Ready, fields: dict[str, int], *, resume: bool
 ) -> tuple[TransferTrainer, Path | None]:
@@ -306,7 +303,7 @@ def _trainer(
         setattr(arguments, name, value)
     checkpoint = from_main(lambda: last_checkpoint(folder)) if resume else None
     if checkpoint is not None:
-        arguments.max_steps = stopped_early(checkpoint) or arguments.max_steps
+        arguments.max_steps = _stopped(checkpoint, phase) or arguments.max_steps
     for name, share in task.batch_figures(ready.rows).items():
         notice(f"train on {phase.name}: {len(ready.rows):,} batches, {name.replace('_', ' ')} {share:.0%}")
     figures = _figures(model, setup, phase, arguments)
@@ -315,7 +312,6 @@ def _trainer(
         stopping = recipe.early_stopping
         callbacks.append(EarlyStoppingCallback(stopping.patience, stopping.threshold))
     watch = phase.watch
-    compute = task.compute_metrics if watch is None else watch.compute_metrics
     watching = [] if watch is None else [watch]
     trainer = TransferTrainer(
         model=ready.model,
@@ -324,7 +320,7 @@ def _trainer(
         train_dataset=ready.rows,
         eval_dataset=phase.validation,
         processing_class=setup.tokenizer,
-        compute_metrics=compute if evaluates and figures is None else None,
+        compute_metrics=_compute_metrics(setup, phase) if evaluates and figures is None else None,
         figures=figures,
         callbacks=[
             *callbacks,
@@ -342,23 +338,42 @@ def _trainer(
     return trainer, checkpoint
 
 
+def _stopped(checkpoint: Path, phase: Step) -> int | None:
+    """The step at which early stopping or the guard ended the phase, where this is its last checkpoint."""
+    by_guard = None if phase.watch is None else phase.watch.stopped(read_state(checkpoint))
+    return stopped_early(checkpoint) or by_guard
+
+
+def _compute_metrics(setup: Setup, phase: Step) -> Callable[[EvalPrediction], dict[str, float]]:
+    """The task's figures of logits, beside the guard's comparison where it watches."""
+    if phase.watch is None or not isinstance(setup.task, SentimentTask):
+        return setup.task.compute_metrics
+    assert phase.held_out is not None
+    return phase.watch.metrics(setup.task, setup.task.label_array(phase.held_out, name="target.validation"))
+
+
 def _figures(
     model: nn.Module, setup: Setup, phase: Step, arguments: TrainingArguments
 ) -> Callable[[], dict[str, float]] | None:
     """What the task finds out at each evaluation without the Trainer's loop; None where that loop will do."""
     if phase.held_out is None or not setup.task.evaluates_itself:
         return None
-    generate = arguments.metric_for_best_model not in ("loss", "eval_loss")
-    return functools.partial(
+    config: Any = model.config
+    evaluate = functools.partial(
         setup.task.validation_figures,
         model,
         setup.tokenizer,
         phase.held_out,
         phase.validation,
         phase.collate,
+        max_length=resolve_max_length(setup.tokenizer, config, setup.recipe.model.max_length),
         seed=setup.recipe.seed,
-        generate=generate,
+        generate=arguments.metric_for_best_model not in ("loss", "eval_loss"),
     )
+    if phase.watch is None:
+        return lambda: evaluate()[0]
+    watch = phase.watch
+    return lambda: watch.figures(evaluate())
 
 
 def guards(setup: Setup) -> list[TrainerCallback]:

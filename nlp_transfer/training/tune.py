@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,22 @@ from nlp_transfer.models.inference import predict_logits
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, main_first
 from nlp_transfer.strategies.base import count_parameters
+from nlp_transfer.tasks import SentimentTask, TranslationTask
 from nlp_transfer.training.adapt import Step, encode_step, label_pool, plan_steps
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.embedded import domain_features, row_weights, weigh_rows
 from nlp_transfer.training.guard import (
     TARGET_ONLY,
-    Baseline,
     Evidence,
-    probe_baseline,
-    source_scores,
-    target_scores,
+    adapts_without_source,
     why_not_judged,
 )
+from nlp_transfer.training.guard_baselines import Baseline, probe_baseline, target_scores
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.pretrain import pretrain
 from nlp_transfer.training.resume import finished_phase, load_phase
+from nlp_transfer.training.row_figures import Scorer, scorer
+from nlp_transfer.training.scoring import AFTER_SOURCE, PRETRAINED, Before, look_before
 from nlp_transfer.training.trainer import fit_phase
 
 if TYPE_CHECKING:
@@ -53,9 +55,10 @@ def fine_tune(setup: Setup) -> Trained:
     plan = plan_steps(setup)
     if "source" not in setup.domains or why_not_judged(setup) is not None:
         return _train(setup, plan)
-    likes = setup.recipe.guard.baseline == TARGET_ONLY
-    baseline = _target_only(setup) if likes else probe_baseline(setup)
-    return _train(setup, plan, baseline, begin=not likes)
+    if setup.recipe.guard.baseline == TARGET_ONLY:
+        return _train(setup, plan, _target_only(setup), begin=False)
+    judged = probe_baseline if isinstance(setup.task, SentimentTask) else _zero_shot
+    return _train(setup, plan, judged(setup))
 
 
 def _train(
@@ -68,16 +71,23 @@ def _train(
     max_length = resolve_max_length(setup.tokenizer, prepared.config, recipe.model.max_length)
     for step in plan:
         folder = setup.folder.checkpoints(step.name)
-        training_arguments(recipe, task, setup.strategy, folder, evaluates=step.validation is not None)
+        device = training_arguments(
+            recipe, task, setup.strategy, folder, evaluates=step.validation is not None
+        ).device
     weights = _row_weights(setup)
+    watched = baseline is not None and plan[-1].validation is setup.domains["target"].validation
     if begin:
         setup.folder.start(recipe.dump())
-    before: dict[str, NDArray] = {}
+    before: dict[str, Before] = {}
+    first = next((step for step in plan if step.name not in ("source", TARGET_ONLY)), None)
     collate, prepare = _batching(setup, prepared)
     records = [pretrain(prepared, setup, max_length)] if setup.adaptations("pretraining") else []
     done: list[str] = [record["phase"] for record in records]
     for number, step in enumerate(plan, 1):
         last = number == len(plan)
+        if step is first:
+            prepared = prepared if setup.strategy.quantization_config() else prepared.to(device)
+            before = _look_before(setup, prepared, trained=number > 1)
         record = finished_phase(setup.folder.checkpoints(step.name)) if setup.resume else None
         if record is not None:
             load_phase(prepared, setup.folder.checkpoints(step.name), task)
@@ -90,27 +100,28 @@ def _train(
             )
             if weights is not None:
                 step = replace(step, rows=weigh_rows(setup, weights, step.name, step.rows))
-            if baseline is not None and last:
+            if baseline is not None and watched and last:
                 step = replace(step, watch=baseline.watch(setup))
             again = functools.partial(fresh, done[-1] if done else None)
             keep = not last or step.name == TARGET_ONLY
             prepared, record = fit_phase(prepared, setup, step, keep=keep, fresh=again)
         done.append(step.name)
         records.append(record)
-        if baseline is not None and not last:
-            before = source_scores(setup, _logits(setup, prepared))
     trainable, total = count_parameters(prepared.parameters())
-    trained = Trained(prepared, sum(record["seconds"] for record in records), trainable, total, records)
+    seconds = sum(record["seconds"] for record in records)
+    trained = Trained(prepared, seconds, trainable, total, records, before=before)
     if baseline is not None:
-        trained.logits = _logits(setup, prepared)
+        if isinstance(task, SentimentTask):
+            trained.logits = _logits(setup, prepared)
+        score = _scorer(setup, prepared, trained.logits)
         trained.evidence = Evidence(
-            baseline.scores,
-            target_scores(setup, trained.logits),
-            "validation rows",
+            baseline=baseline.scores,
+            transferred=target_scores(setup, score),
+            held_out="validation rows",
+            kind=baseline.kind,
             like=baseline.like,
-            watched=True,
+            watched=watched,
             fallback=baseline.fallback,
-            source_before=before,
             seconds=baseline.seconds,
         )
     return trained
@@ -139,14 +150,47 @@ def _target_only(setup: Setup) -> Baseline:
     setup.folder.start(setup.recipe.dump())
     notice("guard: training on the target alone first")
     trained = _train(alone, [Step(TARGET_ONLY, target.training_rows, target.validation)], begin=False)
-    scores = target_scores(alone, _logits(alone, trained.model))
+    scores = target_scores(alone, _scorer(alone, trained.model))
 
     def ship() -> Trained:
         model = _fresh(alone, TARGET_ONLY)
-        return replace(trained, model=model, logits=_logits(alone, model))
+        logits = _logits(alone, model) if isinstance(setup.task, SentimentTask) else None
+        return replace(trained, model=model, logits=logits)
 
     trained.model = None  # its weights lie on disk; the memory is for the next model
-    return Baseline(scores, True, ship, trained.seconds)
+    like = not adapts_without_source(setup.recipe)
+    return Baseline(TARGET_ONLY, scores, like, ship, trained.seconds)
+
+
+def _zero_shot(setup: Setup) -> Baseline:
+    """The pretrained translation model as it is. Where nothing is learned from the target, the source is all
+    that the trained model has seen beyond it."""
+    started = time.perf_counter()
+    arguments = training_arguments(
+        setup.recipe, setup.task, setup.strategy, setup.folder.path, evaluates=False
+    )
+
+    def load() -> Any:
+        model = _fresh(setup)
+        return model if setup.strategy.quantization_config() else model.to(arguments.device)
+
+    notice("guard: scoring the pretrained model first")
+    scores = target_scores(setup, _scorer(setup, load()))
+    seconds = time.perf_counter() - started
+
+    def ship() -> Trained:
+        model = load()
+        return Trained(model, seconds, *count_parameters(model.parameters()))
+
+    return Baseline("zero_shot", scores, setup.domains["target"].train is None, ship, seconds)
+
+
+def _scorer(setup: Setup, model: Any, logits: Callable[[Dataset], NDArray] | None = None) -> Scorer:
+    """Figures of raw rows by a fine-tuned model."""
+    if isinstance(setup.task, SentimentTask):
+        return scorer(setup, model, logits or _logits(setup, model))
+    max_length = resolve_max_length(setup.tokenizer, model.config, setup.recipe.model.max_length)
+    return scorer(setup, model, max_length=max_length)
 
 
 def _logits(setup: Setup, model: Any) -> Callable[[Dataset], NDArray]:
@@ -163,11 +207,37 @@ def _logits(setup: Setup, model: Any) -> Callable[[Dataset], NDArray]:
     return logits
 
 
+def _look_before(setup: Setup, model: Any, *, trained: bool) -> dict[str, Before]:
+    """What the model says of held-out rows before the target's come in; nothing where it cannot do the task.
+
+    Args:
+        setup: of the run.
+        model: on its device, as the target's phase starts from it.
+        trained: whether the source's phase has trained it on the task.
+    """
+    knows = setup.recipe.model.init == "pretrained" and setup.task.knows(
+        setup.pretrained.read_json("config.json")
+    )
+    if not getattr(setup.recipe.task, "score_before", True) or not (trained or knows):
+        return {}
+    max_length = resolve_max_length(setup.tokenizer, model.config, setup.recipe.model.max_length)
+    return look_before(
+        setup,
+        AFTER_SOURCE if trained else PRETRAINED,
+        lambda rows: setup.task.outputs(model, setup.tokenizer, rows, max_length),
+    )
+
+
 def _row_weights(setup: Setup) -> RowWeights | None:
     """Weights of the training rows, from embeddings of the pretrained encoder; None without a method."""
     if not setup.adaptations("instance"):
         return None
-    embedder = Embedder.load(setup.pretrained, setup.recipe.model, sharded=True)
+    if isinstance(setup.task, TranslationTask):
+        from nlp_transfer.shift.translation import Translator
+
+        embedder = Translator(setup.task, setup.recipe.model).embedder()
+    else:
+        embedder = Embedder.load(setup.pretrained, setup.recipe.model, sharded=True)
     data = domain_features(setup, embedder)
     return from_main(lambda: row_weights(setup, data))
 

@@ -16,12 +16,15 @@ from tests.distributed.worker import with_idle_head
 from tests.training.conftest import weights
 
 LORA = {"kind": "lora", "r": 4, "dropout": 0.0}
+GUARDED = {"source": True, "shift": {"enabled": False}}
 JOBS = {
     "full": {"strategy": {"kind": "full"}},
     "idle-head": {"strategy": {"kind": "full"}, "idle_head": True},
     "gradual": {"strategy": {"kind": "full", "gradual_unfreezing": 0.5}},
     "lora": {"strategy": LORA},
     "frozen": {"strategy": {"kind": "frozen"}, "source": True},
+    "guarded": {"strategy": LORA, **GUARDED, "guard": {"baseline": "target_only"}},
+    "probed": {"strategy": {"kind": "full"}, **GUARDED},
     "terminated": {"strategy": {"kind": "full"}, "terminate": True},
     "translation": {"strategy": {"kind": "full"}, "translate": True},
 }
@@ -74,6 +77,14 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(name, one, two):
         )
     same_figures(metrics["domains"], other["domains"])
     same_figures(evaluations(metrics), evaluations(other))
+
+
+@pytest.mark.parametrize("name", ["guarded", "probed"])
+def test_two_processes_reach_the_verdict_of_one(name, one, two):
+    _, metrics = one(name)
+    other = json.loads((two / name / "metrics.json").read_text())["guard"]
+    assert len(other["looks"]) == 2
+    same_figures(*({k: v for k, v in guard.items() if k != "seconds"} for guard in (metrics["guard"], other)))
 
 
 def evaluations(metrics):

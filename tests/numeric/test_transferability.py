@@ -43,6 +43,20 @@ def test_log_evidence_is_the_density_of_the_targets(n, d, alpha, beta):
     assert log_evidence(x, y, alpha, beta) == pytest.approx(density(x, y, alpha, beta), abs=1e-8)
 
 
+@pytest.mark.parametrize(("n", "d"), [(5, 2), (2, 3)])
+@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (0.5, 3.0)])
+def test_log_evidence_is_the_integral_over_the_weights(n, d, alpha, beta):
+    """Gauss-Hermite quadrature of likelihood times prior, with fewer and with more features than rows."""
+    x, y = planted(n, d)
+    x *= 0.4
+    nodes, shares = np.polynomial.hermite_e.hermegauss(80)
+    weights = np.stack(np.meshgrid(*[nodes] * d, indexing="ij"), -1).reshape(-1, d) / np.sqrt(alpha)
+    prior = np.prod(np.stack(np.meshgrid(*[shares / shares.sum()] * d, indexing="ij"), -1), -1).ravel()
+    residual = y - weights @ x.T
+    likelihood = (beta / (2 * np.pi)) ** (n / 2) * np.exp(-0.5 * beta * (residual**2).sum(1))
+    assert log_evidence(x, y, alpha, beta) == pytest.approx(np.log(prior @ likelihood), abs=1e-6)
+
+
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_logme_is_the_mean_of_the_highest_densities(n, d):
     x, y = planted(n, d, classes=3)
@@ -119,6 +133,50 @@ def test_n_leep_against_its_parts():
     likelihood = np.stack([w * multivariate_normal(m, c).pdf(reduced) for w, m, c in parts], axis=1)
     expected = leep(likelihood / likelihood.sum(1, keepdims=True), y)
     assert n_leep(x, y, components=4, seed=3) == pytest.approx(expected, abs=1e-6)
+
+
+def naive_mixture(x, start, floor):
+    """Expectation maximisation of full Gaussians in loops: memberships [n, c] after convergence."""
+
+    def maximise(theta):
+        parts = []
+        for weights in theta.T:
+            mean = sum(w * row for w, row in zip(weights, x, strict=True)) / weights.sum()
+            covariance = floor * np.eye(x.shape[1])
+            for w, row in zip(weights, x, strict=True):
+                covariance = covariance + w * np.outer(row - mean, row - mean) / weights.sum()
+            parts.append((weights.mean(), multivariate_normal(mean, covariance)))
+        return np.stack([share * normal.pdf(x) for share, normal in parts], axis=1)
+
+    likelihood, before = maximise(np.eye(start.max() + 1)[start]), -np.inf
+    for _ in range(100):
+        now = np.log(likelihood.sum(1)).mean()
+        likelihood = maximise(likelihood / likelihood.sum(1, keepdims=True))
+        if abs(now - before) < 1e-3:
+            break
+        before = now
+    return likelihood / likelihood.sum(1, keepdims=True)
+
+
+def test_n_leep_against_a_mixture_of_its_own():
+    """Eigenvectors, expectation maximisation and LEEP anew; only the k-means start is scikit-learn's."""
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    x, y = planted(60, 5, signal=3.0)
+    centred = x - x.mean(0)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    order = np.argsort(-values)
+    keep = int(np.searchsorted(np.cumsum(values[order]) / values.sum(), 0.8)) + 1
+    reduced = centred @ vectors[:, order[:keep]]
+    reduced *= np.sign((PCA(keep, svd_solver="full").fit_transform(x) * reduced).sum(0))
+    start = KMeans(3, n_init=1, random_state=np.random.RandomState(5)).fit(reduced).labels_
+    theta = naive_mixture(reduced, start, 1e-3 * reduced.var(0).mean())
+    total = 0.0
+    for i in range(60):
+        own = sum(theta[j] for j in range(60) if y[j] == y[i]) / sum(theta)
+        total += np.log(float(own @ theta[i]))
+    assert n_leep(x, y, components=3, seed=5) == pytest.approx(total / 60, abs=1e-6)
 
 
 def test_knn_against_scikit_learn():

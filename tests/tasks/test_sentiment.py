@@ -13,10 +13,10 @@ from sklearn import metrics as sk
 from transformers import BertConfig, BertForSequenceClassification, EvalPrediction, Trainer, TrainingArguments
 
 from nlp_transfer.errors import ModelError
+from nlp_transfer.models.classifier import start_at
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.models.source import locate
 from nlp_transfer.tasks import SentimentOptions, SentimentTask
-from nlp_transfer.tasks.sentiment import start_at
 
 CLASSES = SentimentTask(names=("negative", "positive"))
 RATINGS = SentimentTask(SentimentOptions(loss="mse"), mean_rating=3.0)

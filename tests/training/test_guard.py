@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import TrainerCallback
 
 from nlp_transfer import load_model, train
 from nlp_transfer.reporting.summary import print_run
-from nlp_transfer.training.guard import Watch
+from nlp_transfer.training.guard_watch import Watch
 from tests.training.conftest import Crash, CrashAfter, equal_weights, planted_rows, weights, write_rows
 
 REAL = {"name": "sentence-transformers/all-MiniLM-L6-v2", "max_length": 32}
@@ -51,6 +52,18 @@ def sides(tmp_path):
         }
 
     return make
+
+
+class CrashAtEnd(TrainerCallback):
+    """Raise when the n-th training has ended."""
+
+    def __init__(self, phase):
+        self.left = phase
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.left -= 1
+        if not self.left:
+            raise Crash
 
 
 def verdict(result):
@@ -99,24 +112,66 @@ def test_harmless_sources_are_not_accused(mode, make_recipe, sides):
         null = train(make_recipe(strategy={"kind": "frozen"}, model=REAL, name="null", **noise))
         assert verdict(null)["verdict"] == "no evidence"
         assert abs(verdict(null)["gain"]["value"]) < 0.1
-        before_after = verdict(same)["source"]["validation"]
+        before_after = same.metrics["forgetting"]["validation"]["accuracy"]
         assert before_after["before"] > 0.8
         assert before_after["change"]["low"] <= before_after["change"]["value"]
 
 
-def test_the_frozen_gain_is_that_of_two_separate_runs_on_the_validation_rows(make_recipe, sides):
+CORAL = [{"kind": "coral"}]
+BOOSTED = [{"kind": "tradaboost"}]
+
+
+@pytest.mark.parametrize("adaptation", [[], CORAL, BOOSTED], ids=["none", "coral", "tradaboost"])
+def test_the_frozen_gain_is_that_of_two_separate_runs_on_the_validation_rows(
+    adaptation, make_recipe, sides, monkeypatch
+):
     """Without folds only validation rows judge, so two runs tell what the gain must be."""
-    data = sides(flipped(planted_rows(200, 3)), "joint")
     from nlp_transfer.training import guard_frozen
 
-    folds, guard_frozen.FOLDS = guard_frozen.FOLDS, {"linear": 1}
-    try:
-        both = train(make_recipe(strategy={"kind": "frozen"}, name="both", **data))
-    finally:
-        guard_frozen.FOLDS = folds
-    alone = train(make_recipe(strategy={"kind": "frozen"}, name="alone", target=data["target"]))
+    monkeypatch.setattr(guard_frozen, "FOLDS", {"linear": 1, "adapted": 1})
+    data, frozen = sides(flipped(planted_rows(200, 3)), "joint"), {"kind": "frozen"}
+    both = train(make_recipe(strategy=frozen, adaptation=adaptation, name="both", **data))
+    alone = train(make_recipe(strategy=frozen, name="alone", target=data["target"]))
     expected = both.score(split="validation") - alone.score(split="validation")
     assert verdict(both)["gain"]["value"] == pytest.approx(expected)
+    assert verdict(both)["rows"] == 40
+
+
+def test_an_adaptation_is_fitted_anew_without_the_labels_it_is_scored_on(make_recipe, sides, monkeypatch):
+    from nlp_transfer.training import heads
+
+    seen = []
+    fit = heads.adapt_frozen
+
+    def spy(setup, data, *, tell):
+        seen.append((len(data.labelled), len(data.labels), len(data.target), tell))
+        return fit(setup, data, tell=tell)
+
+    monkeypatch.setattr(heads, "adapt_frozen", spy)
+    data = sides(flipped(planted_rows(300, 3)), "joint", validation=0)
+    strategy = {"kind": "frozen"}
+    found = verdict(train(make_recipe(strategy=strategy, model=REAL, adaptation=CORAL, **data)))
+    assert seen == [(60, 60, 60, True), *[(40, 40, 60, False)] * 3]
+    assert found["verdict"] == "hurt", found
+    assert found["rows"] == 60
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "like"),
+    [([{"kind": "mmd"}], True), ([{"kind": "pretraining", "epochs": 1}], False)],
+    ids=["penalty", "pretraining"],
+)
+def test_adapted_fine_tuning_is_judged(adaptation, like, make_recipe, sides):
+    data = sides(planted_rows(64, 3))
+    parts = {"adaptation": adaptation, **data}
+    found = verdict(train(make_recipe(guard={"baseline": "target_only"}, name="guarded", **parts)))
+    alone = train(make_recipe(target=data["target"], name="alone"))
+    free = train(make_recipe(guard={"baseline": "none"}, name="free", **parts))
+    assert found["scores"]["baseline"] == pytest.approx(alone.score(split="validation"))
+    assert found["scores"]["transferred"] == pytest.approx(free.score(split="validation"))
+    assert len(found["looks"]) == 2
+    assert "without adaptation" in found["sentence"]
+    assert like or found["verdict"] != "helped"
 
 
 def test_target_only_is_the_run_without_the_source(make_recipe, sides):
@@ -131,7 +186,8 @@ def test_target_only_is_the_run_without_the_source(make_recipe, sides):
     assert found["scores"]["baseline"] == pytest.approx(alone.score(split="validation"))
     assert found["scores"]["transferred"] == pytest.approx(free.score(split="validation"))
     assert free.metrics["guard"]["verdict"] == "not judged"
-    shipped = alone if found["gain"]["value"] < 0 else free
+    worse = min(found["gain"]["value"], found["brier_gain"]["value"]) < 0
+    shipped = alone if worse else free
     assert equal_weights(result.output_dir, shipped.output_dir)
     assert [look["step"] for look in found["looks"]] == [8, 16]
 
@@ -140,10 +196,11 @@ def test_a_probe_proves_no_help(make_recipe, sides):
     """Fine-tuning on the source's kind of rows beats the probe, which does not make the source the reason."""
     data = sides(planted_rows(200, 3))
     training = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 3e-3}
-    found = verdict(train(make_recipe(training=training, **data)))
+    result = train(make_recipe(training=training, **data))
+    found = verdict(result)
     assert found["baseline"] == "probe"
     assert found["verdict"] == "no evidence"
-    assert found["source"]["validation"]["after"] > 0.8
+    assert result.metrics["forgetting"]["validation"]["accuracy"]["after"] > 0.8
 
 
 def test_guarded_training_is_the_training_without_a_guard(make_recipe, sides):
@@ -160,15 +217,20 @@ def test_stop_ends_training_in_its_second_half(make_recipe, sides, monkeypatch):
     from nlp_transfer.training import tune
 
     probe = tune.probe_baseline
-    perfect = lambda setup: replace(probe(setup), scores=np.ones(40))  # noqa: E731
+    perfect = lambda setup: replace(probe(setup), scores=np.repeat([[1.0], [0.0]], 40, 1))  # noqa: E731
     monkeypatch.setattr(tune, "probe_baseline", perfect)
     data = sides(planted_rows(16, 3))
     training = {"num_train_epochs": 4, "per_device_train_batch_size": 8, "learning_rate": 1e-7}
     recipe = make_recipe(guard={"on_negative_transfer": "stop"}, training=training, **data)
-    result = train(recipe)
+    with pytest.raises(Crash):  # the crash after the stop: what is resumed has nothing left to do
+        train(recipe, callbacks=[CrashAtEnd(2)])
+    result = train(recipe, resume=True)
     assert result.metrics["phases"][-1]["steps"] == 16
     assert verdict(result)["verdict"] == "hurt"
-    assert len(verdict(result)["looks"]) == 2
+    assert [look["step"] for look in verdict(result)["looks"]] == [8, 16]
+    whole = train(recipe.model_copy(update={"output_dir": str(Path(recipe.output_dir).with_name("whole"))}))
+    assert whole.metrics["phases"][-1]["steps"] == 16
+    assert equal_weights(whole.output_dir, result.output_dir)
 
 
 @pytest.mark.parametrize("phase", [1, 2, 3])
@@ -197,18 +259,19 @@ def test_looks_compare_row_with_row_whatever_their_order():
             return (logits.argmax(1) == labels).astype(float)
 
     truth = np.array([0, 1, 1, 0, 1, 0])
-    watch = Watch(Task(), np.ones(6), truth, stops=False)
+    watch = Watch(np.ones(6), stops=False)
     order = np.array([3, 1, 5, 0, 2, 4])
     watch.order = lambda: order
+    compute = watch.metrics(Task(), truth)
 
     class Prediction:
         predictions = np.eye(2)[truth][order]
         label_ids = truth[order]
 
-    assert watch.compute_metrics(Prediction)["guard_gain"] == 0.0
+    assert compute(Prediction)["guard_gain"] == 0.0
     assert watch.looks == 1
     Prediction.label_ids = truth  # rows in another order than announced: no comparison
-    assert watch.compute_metrics(Prediction) == {}
+    assert compute(Prediction) == {}
 
 
 def test_what_cannot_be_judged_says_why(make_recipe, sides):
