@@ -147,17 +147,21 @@ def accuracies(name, source, target, test, *, seed=0, settings=None):
         head = fit(found.source(rows), labels, classes=2, common_scale=found.components)
         return before, (head.scores(found.target(test[0])).argmax(1) == test[1]).mean(), found.target(test[0])
     if method.stage == "labels":
-        given = instance.label(data, plain.scores(target[0]))
-        rows, labels = np.concatenate([rows, target[0]]), np.concatenate([labels, given.classes])
-        weights = np.concatenate([np.ones(len(source[0])), given.weights])
-    else:
-        found = instance.weigh(data)
-        weights = found.source
-        if found.target is not None:
-            rows, labels = np.concatenate([rows, few[0]]), np.concatenate([labels, few[1]])
-            weights = np.concatenate([weights, found.target])
-            plain = fit(rows, labels, classes=2)
-            before = (plain.scores(test[0]).argmax(1) == test[1]).mean()
+
+        def fit_with(further, classes, sure):
+            own = np.ones(len(rows))
+            together = np.concatenate([rows, further]), np.concatenate([labels, classes])
+            return fit(*together, classes=2, weights=np.concatenate([own, sure]))
+
+        scores = instance.learn(data, fit_with).scores(test[0])
+        return before, (scores.argmax(1) == test[1]).mean(), scores
+    found = instance.weigh(data)
+    weights = found.source
+    if found.target is not None:
+        rows, labels = np.concatenate([rows, few[0]]), np.concatenate([labels, few[1]])
+        weights = np.concatenate([weights, found.target])
+        plain = fit(rows, labels, classes=2)
+        before = (plain.scores(test[0]).argmax(1) == test[1]).mean()
     head = fit(rows, labels, classes=2, weights=weights)
     return before, (head.scores(test[0]).argmax(1) == test[1]).mean(), weights
 

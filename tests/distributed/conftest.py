@@ -30,7 +30,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def values(files):
-    """A function to a recipe's values; ``batch`` rows and ``accumulation`` batches a process and step."""
+    """A function to a recipe's values; ``batch`` rows and ``accumulation`` batches a process and step.
+
+    With an ``adaptation`` the target's training rows lose their labels.
+    """
 
     def make(output, *, strategy, batch=2, accumulation=4, source=False, **parts):
         splits = ("train", "validation", "test")
@@ -46,6 +49,8 @@ def values(files):
         }
         if source:
             made["source"] = {split: files[f"source.{split}"] for split in splits}
+        if "adaptation" in parts:
+            made["target"]["unlabeled"] = made["target"].pop("train")
         return made | parts
 
     return make

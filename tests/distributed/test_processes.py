@@ -22,6 +22,8 @@ JOBS = {
     "gradual": {"strategy": {"kind": "full", "gradual_unfreezing": 0.5}},
     "lora": {"strategy": LORA},
     "frozen": {"strategy": {"kind": "frozen"}, "source": True},
+    "mmd": {"strategy": {"kind": "full"}, "source": True, "adaptation": [{"kind": "mmd"}]},
+    "dann": {"strategy": LORA, "source": True, "adaptation": [{"kind": "dann", "hidden": 8}]},
     "terminated": {"strategy": {"kind": "full"}, "terminate": True},
 }
 PLANTS = ("idle_head", "terminate")

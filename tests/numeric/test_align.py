@@ -123,11 +123,11 @@ def test_transfer_components_are_those_of_the_whole_kernel(mu):
     rows, weights = naive_components(a, b, mu, 3.0, 4)
     found = transfer_components(a, b, dimensions=4, mu=mu, bandwidth=3.0, landmarks=100)
     signs = np.sign((found.source(rows) * (gaussians(rows, rows, 3.0) @ weights)).sum(0))
-    for given in (a, b, new):
+    for rows_given in (a, b, new):
         np.testing.assert_allclose(
-            found.source(given) * signs, gaussians(given, rows, 3.0) @ weights, **TIGHT
+            found.source(rows_given) * signs, gaussians(rows_given, rows, 3.0) @ weights, **TIGHT
         )
-        np.testing.assert_array_equal(found.source(given), found.target(given))
+        np.testing.assert_array_equal(found.source(rows_given), found.target(rows_given))
 
 
 def test_few_landmarks_come_near_the_whole_kernel():
