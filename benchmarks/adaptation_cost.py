@@ -1,9 +1,9 @@
 """What a penalty adds to a training step beyond the passes of the target's rows through the encoder.
 
 MiniLM-L6, batches of 16 source and 16 target texts of 128 tokens, forward and backward. Three kinds of steps
-take turns, so that all meet the same machine: the source rows alone; both sides without a penalty (the target's
-features are made, forward and backward, and count nothing); both sides with the penalty. Seconds are
-processor seconds on one thread, medians over the rounds.
+take turns, so that all meet the same machine: the source rows alone; both sides without a penalty (the
+target's features are made, forward and backward, and count nothing); both sides with the penalty. Seconds
+are processor seconds on one thread, medians over the rounds.
 
     python benchmarks/adaptation_cost.py [--rounds 9]
 """

@@ -68,7 +68,8 @@ def study(pair: Pair, source: tuple[np.ndarray, np.ndarray], target: tuple[np.nd
             fits["target-only"] = lambda few=few, of_few=of_few: head(few, of_few).scores(test)
         for name, (method, options) in ADAPTATIONS.items():
             if "frozen" in method.strategies and (len(few) or not method.needs_target_labels):
-                fits[name] = lambda data=data, one=method(options()): adapted(one, data, test)
+                one = method(options())
+                fits[name] = lambda data=data, one=one: adapted(one, data, test)
         for name, fit in fits.items():
             started = time.process_time()
             right = fit().argmax(1) == truth
