@@ -1,8 +1,8 @@
 """Every adaptation with a frozen form on one pair: the cells that ``adaptation_amazon.py`` collects.
 
-Embeddings come from the package's cache; a head is fitted as the frozen strategy fits it, its regularisation
-chosen by cross-validation. Without target labels the methods see the texts of the target's pool; with 100
-labels they see those too, and both domains' labelled rows are trained on together.
+Embeddings come from the package's cache; heads are the frozen strategy's, with C = 0.01, which its
+cross-validation chooses on every development source. Without target labels the methods see the texts of the
+target's pool; with 100 labels they see those too, and both domains' labelled rows are trained on together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 from adaptation_data import Pair, name_of, split
 
-FEW = 100
+FEW, C = 100, 0.01
+COMBINED = ("coral", "label_propagation")
 
 
 def cell(work: Path, source: str, target: str, seed: int) -> dict[str, Any]:
@@ -66,10 +68,14 @@ def study(pair: Pair, source: tuple[np.ndarray, np.ndarray], target: tuple[np.nd
             fits["target-trained"] = lambda: head(pool, of_pool).scores(test)
         else:
             fits["target-only"] = lambda few=few, of_few=of_few: head(few, of_few).scores(test)
-        for name, (method, options) in ADAPTATIONS.items():
-            if "frozen" in method.strategies and (len(few) or not method.needs_target_labels):
-                one = method(options())
-                fits[name] = lambda data=data, one=one: adapted(one, data, test)
+        methods = {
+            name: [method(options())]
+            for name, (method, options) in ADAPTATIONS.items()
+            if "frozen" in method.strategies and (len(few) or not method.needs_target_labels)
+        }
+        methods[" + ".join(COMBINED)] = [methods[name][0] for name in COMBINED]
+        for name, chosen in methods.items():
+            fits[name] = lambda data=data, chosen=chosen: adapted(chosen, data, test)
         for name, fit in fits.items():
             started = time.process_time()
             right = fit().argmax(1) == truth
@@ -86,7 +92,7 @@ def head(rows: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
     from nlp_transfer.strategies import STRATEGIES
 
     strategy, options = STRATEGIES["frozen"]
-    return strategy(options()).fit(rows, labels, classes=2, weights=weights, **settings)
+    return strategy(options(C=C)).fit(rows, labels, classes=2, weights=weights, **settings)
 
 
 def plain(data: Any, test: np.ndarray) -> np.ndarray:
@@ -95,25 +101,31 @@ def plain(data: Any, test: np.ndarray) -> np.ndarray:
     return head(rows, np.concatenate([data.source_labels, data.labels])).scores(test)
 
 
-def adapted(method: Any, data: Any, test: np.ndarray) -> np.ndarray:
-    """Scores of what one method makes of the labelled rows, joint where the target has labels."""
-    labels = np.concatenate([data.source_labels, data.labels])
+def adapted(methods: list[Any], data: Any, test: np.ndarray) -> np.ndarray:
+    """Scores of what the methods, maps first, make of the labelled rows; joint with target labels."""
+    weights, components = np.ones(len(data.source) + len(data.labels)), False
+    for method in methods:
+        if method.stage == "feature":
+            found = method.align(data)
+            components = components or found.components
+            target, labelled = found.target(data.target), found.target(data.labelled)
+            data = replace(data, source=found.source(data.source), target=target, labelled=labelled)
+            test = found.target(test)
+        elif method.stage == "instance":
+            found = method.weigh(data)
+            of_target = np.ones(len(data.labels)) if found.target is None else found.target
+            weights = np.concatenate([found.source, of_target])
     rows = np.concatenate([data.source, data.labelled])
-    if method.stage == "feature":
-        found = method.align(data)
-        mapped = np.concatenate([found.source(data.source), found.target(data.labelled)])
-        return head(mapped, labels, common_scale=found.components).scores(found.target(test))
-    if method.stage == "instance":
-        found = method.weigh(data)
-        of_target = np.ones(len(data.labels)) if found.target is None else found.target
-        weights = np.concatenate([found.source, of_target])
-        return head(rows, labels, weights / weights.mean()).scores(test)
+    labels = np.concatenate([data.source_labels, data.labels])
 
     def fit(further: np.ndarray, classes: np.ndarray, sure: np.ndarray) -> Any:
         together = np.concatenate([rows, further]), np.concatenate([labels, classes])
-        return head(*together, np.concatenate([np.ones(len(rows)), sure]))
+        weighed = np.concatenate([weights / weights.mean(), sure])
+        return head(*together, weighed, common_scale=components)
 
-    return method.learn(data, fit).scores(test)
+    if methods[-1].stage == "labels":
+        return methods[-1].learn(data, fit).scores(test)
+    return head(rows, labels, weights / weights.mean(), common_scale=components).scores(test)
 
 
 def advised(rows: np.ndarray, labels: np.ndarray, pool: np.ndarray, of_pool: np.ndarray) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class LabelPropagationOptions(LabelOptions):
     kind: Literal["label_propagation"] = "label_propagation"
     neighbours: int = Field(default=20, ge=1)
     """Neighbours of each text in the graph."""
-    alpha: float = Field(default=0.5, gt=0, lt=1)
+    alpha: float = Field(default=0.3, gt=0, lt=1)
     """Share of a text's label that comes from its neighbours; the rest is what the head says."""
     balance: bool = True
     """Expect the source's class shares in the target: else one class can flood the graph."""

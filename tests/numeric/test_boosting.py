@@ -17,12 +17,12 @@ def domains(seed=0, n=60, m=20):
     return a, np.where(wrong, 1 - of_a, of_a), b, (b[:, 0] + 0.3 * rng.normal(size=m) > 0).astype(int), wrong
 
 
-def naive(a, of_a, b, of_b, rounds, c):
+def naive(a, of_a, b, of_b, rounds, c, start):
     """Dai et al. 2007, figure 1, steps 1 to 5; n source rows first, then m target rows."""
     n, m = len(a), len(b)
     x, y = np.vstack([a, b]), np.concatenate([of_a, of_b])
     x = (x - x.mean(0)) / x.std(0)
-    w = [1.0] * (n + m)
+    w = [1.0] * n + [start] * m
     beta = 1 / (1 + np.sqrt(2 * np.log(n) / rounds))
     seen, errors = [], []
     for _ in range(rounds):
@@ -40,11 +40,11 @@ def naive(a, of_a, b, of_b, rounds, c):
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 9])
-@pytest.mark.parametrize("c", [0.01, 1.0])
-def test_weights_and_errors_are_the_papers(rounds, c):
+@pytest.mark.parametrize(("c", "start"), [(0.01, 1.0), (1.0, 1.0), (0.01, 3.0)])
+def test_weights_and_errors_are_the_papers(rounds, c, start):
     a, of_a, b, of_b, _ = domains()
-    source, target, errors = naive(a, of_a, b, of_b, rounds, c)
-    found = tradaboost(a, of_a, b, of_b, rounds=rounds, c=c)
+    source, target, errors = naive(a, of_a, b, of_b, rounds, c, start)
+    found = tradaboost(a, of_a, b, of_b, rounds=rounds, c=c, start=start)
     np.testing.assert_allclose(found.source, source, rtol=1e-6)
     np.testing.assert_allclose(found.target, target, rtol=1e-6)
     np.testing.assert_allclose(found.errors, errors, rtol=1e-6)
