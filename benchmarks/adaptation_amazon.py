@@ -126,6 +126,14 @@ def advice(cells: list[Cell]) -> list[Cell]:
     return out
 
 
+def frozen_cells(work: Path, seeds: list[int], *, run: bool) -> list[Cell]:
+    """All pairs and seeds, or those whose cell is there."""
+    wanted = [(*pair, seed) for seed in seeds for pair in PAIRS]
+    if not run:
+        wanted = [(s, t, seed) for s, t, seed in wanted if (work / f"frozen.{s}.{t}.{seed}.json").exists()]
+    return [adaptation_frozen.cell(work, *one) for one in wanted]
+
+
 def full_cells(work: Path, pairs: int, seed: int, *, run: bool) -> list[Cell]:
     """The pairs of full fine-tuning for which every method is there."""
     cells = []
@@ -145,10 +153,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keep finished cells here, go on from them")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the frozen form")
     parser.add_argument("--full-pairs", type=int, default=len(PAIRS), help="pairs of full fine-tuning")
-    parser.add_argument("--finished", action="store_true", help="train nothing more in full: what is there")
+    parser.add_argument("--finished", action="store_true", help="report the cells that are there already")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    frozen = [adaptation_frozen.cell(options.work, *pair, seed) for seed in options.seeds for pair in PAIRS]
+    frozen = frozen_cells(options.work, options.seeds, run=not options.finished)
     modes = {}
     for mode in ("unlabelled", "few"):
         modes[mode] = [{**cell, "methods": cell[mode]} for cell in frozen]
@@ -178,7 +186,7 @@ def report(modes: dict[str, list[Cell]], full: list[Cell], seeds: list[int]) -> 
     save(
         "adaptation_amazon",
         {
-            "pairs": PAIRS,
+            "pairs": [(cell["source"], cell["target"], cell["seed"]) for cell in modes["few"]],
             "development_pairs": DEVELOPMENT,
             "seeds": seeds,
             "threads": 1,

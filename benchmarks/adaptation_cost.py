@@ -1,11 +1,11 @@
 """What a penalty adds to a training step beyond the passes of the target's rows through the encoder.
 
-MiniLM-L6, batches of 16 source and 16 target texts of 128 tokens, forward and backward. Three kinds of steps
+MiniLM-L6, batches of 16 source and 16 target texts of 64 tokens, forward and backward. Three kinds of steps
 take turns, so that all meet the same machine: the source rows alone; both sides without a penalty (the
 target's features are made, forward and backward, and count nothing); both sides with the penalty. Seconds
 are processor seconds on one thread, medians over the rounds.
 
-    python benchmarks/adaptation_cost.py [--rounds 9]
+    python benchmarks/adaptation_cost.py [--rounds 7]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from common import print_table, save
 
-ROWS, LENGTH = 16, 128
+ROWS, LENGTH = 16, 64
 LIMIT = 0.15
 METHODS = ("mmd", "deep_coral", "dann", "cdan")
 
@@ -75,7 +75,7 @@ def steps() -> dict[str, Callable[[], None]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     import torch
 

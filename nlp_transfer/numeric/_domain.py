@@ -49,7 +49,7 @@ def target_probabilities(
             )
             model.fit(rows[train], side[train])
             found[test] = model.predict_proba(rows[test])[:, 1]
-        loss = -share @ np.log(np.maximum(np.where(side, found, 1 - found), 1e-12))
+        loss = -float(share @ np.log(np.maximum(np.where(side, found, 1 - found), 1e-12)))
         if loss < least:
             best, least = found, loss
     return best[: len(x)], best[len(x) :]
