@@ -32,7 +32,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def values(files):
-    """A function to a recipe's values; ``batch`` rows and ``accumulation`` batches a process and step."""
+    """A function to a recipe's values; ``batch`` rows and ``accumulation`` batches a process and step.
+
+    With an ``adaptation`` the target's training rows lose their labels.
+    """
 
     def make(output, *, strategy, batch=2, accumulation=4, source=False, translate=False, **parts):
         splits = ("train", "validation", "test")
@@ -50,6 +53,8 @@ def values(files):
             made["source"] = {split: files[f"source.{split}"] for split in splits}
         if translate:
             made |= translation(files["translator"], made["training"])
+        if "adaptation" in parts:
+            made["target"]["unlabeled"] = made["target"].pop("train")
         return made | parts
 
     return make
