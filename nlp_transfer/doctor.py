@@ -77,7 +77,7 @@ def _extras() -> list[Finding]:
 def _devices() -> list[Finding]:
     import torch
 
-    from nlp_transfer.models.precision import bf16_pays, bf16_supported
+    from nlp_transfer.models.precision import bf16_pays, bf16_speedup, bf16_supported
 
     found = [Finding("cpu", "ok", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads")]
     for index in range(torch.cuda.device_count()):
@@ -88,12 +88,13 @@ def _devices() -> list[Finding]:
         cure = "install the CUDA build of torch: see the selector on pytorch.org" if has_gpu else None
         found.append(Finding("cuda", "problem" if has_gpu else "info", "not available to torch", cure))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if bf16_pays(device):
-        fast = "supported and faster: runs use it by default"
-    elif bf16_supported(device):
-        fast = "supported, but slower than fp32 here: runs use fp32 by default"
-    else:
-        fast = "not supported: runs use fp32"
+    fast = "not supported: runs use fp32"
+    if bf16_supported(device):
+        speed = f", {bf16_speedup():.1f} times as fast as fp32" if device == "cpu" else ""
+        used = "bf16" if bf16_pays(device) else "fp32"
+        fast = f"supported{speed}: runs use {used} by default"
+        if device == "cpu" and os.environ.get("NLP_TRANSFER_BF16"):
+            fast += f" (NLP_TRANSFER_BF16={os.environ['NLP_TRANSFER_BF16']})"
     found.append(Finding(f"bf16 on {device}", "ok", fast))
     return found
 

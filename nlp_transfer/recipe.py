@@ -137,6 +137,20 @@ class Recipe(Options):
         return self
 
     @model_validator(mode="after")
+    def _streams_fit(self) -> Recipe:
+        source_streams = self.source is not None and self.source.streaming
+        if not (source_streams or self.target.streaming):
+            return self
+        if self.task.kind != "sentiment" or self.strategy.kind == "frozen" or self.adaptation:
+            raise ValueError(
+                "streaming is for the task sentiment with strategy full or lora, without adaptation: "
+                "leave streaming out"
+            )
+        if self.source is not None and (self.source.mode == "joint" or self.source.select is not None):
+            raise ValueError("streaming needs source.mode sequential, and no source.select")
+        return self
+
+    @model_validator(mode="after")
     def _adaptations_fit(self) -> Recipe:
         setting = Setting(
             strategy=self.strategy.kind,

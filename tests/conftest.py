@@ -1,9 +1,10 @@
-"""Every test runs without a network, on few threads, with its own caches."""
+"""Every test runs without a network, on few threads, in float32, with its own caches."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["NLP_TRANSFER_BF16"] = "0"  # tests that are about precision say so themselves
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pathlib import Path

@@ -56,14 +56,19 @@ def text_hashes(dataset: Dataset, column: str = "text") -> np.ndarray:
 
     out, start = np.empty(len(dataset), dtype=np.uint64), 0
     for table in dataset.select_columns([column]).with_format("arrow").iter(_BATCH):
-        digests = (
-            hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest()
-            for text in table[column].to_pylist()
-        )
-        batch = np.frombuffer(b"".join(digests), dtype="<u8")
+        batch = np.frombuffer(b"".join(map(_digest, table[column].to_pylist())), dtype="<u8")
         out[start : start + len(batch)] = batch
         start += len(batch)
     return out
+
+
+def text_hash(text: str) -> int:
+    """The hash of one text, as `text_hashes` gives it."""
+    return int.from_bytes(_digest(text), "little")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(" ".join(text.casefold().split()).encode(), digest_size=8).digest()
 
 
 def label_values(dataset: Dataset, names: list[str] | None = None) -> np.ndarray:

@@ -168,7 +168,7 @@ def normalise(
     key = cache_key("normal", dataset._fingerprint, text, label, repr(options.label_map), objective)
     worker = _Normaliser(dataset, options, text, label, objective, where)
     table, notes = cached_table(key, worker.run)
-    return table, _findings(notes, split, len(dataset))
+    return table, blank_and_dropped(notes, split, len(dataset))
 
 
 def _check_types(dataset: Dataset, text: str, label: str | None, where: str) -> None:
@@ -289,7 +289,7 @@ class _Normaliser:
                 values = natural_order(self.unmapped)
                 new = ", ".join(repr(value) for value in values[:_SHOWN_LABELS])
                 found = f"{new}{', ...' * (len(values) > _SHOWN_LABELS)}; {found}"
-            what, expected, fix = self._explain(fate)
+            what, expected, fix = explain_fate(fate, self.label_map)
             verb = "rows have" if count > 1 else "row has"
             raise DataError(
                 f"{self.where}: {count:,} of {total:,} {verb} {what} in column {self.label!r}",
@@ -301,22 +301,23 @@ class _Normaliser:
             reason = f"{self.empty:,} blank texts, {self.dropped:,} labels that label_map drops"
             raise DataError(f"{self.where}: no row is left", expected="at least one text", found=reason)
 
-    def _explain(self, fate: Fate) -> tuple[str, str, str]:
-        if fate == Fate.MISSING:
-            fix = "remove these rows, or put them into a file of their own under unlabeled"
-            return "no label", "a label in every row", fix
-        if fate == Fate.UNMAPPED:
-            assert isinstance(self.label_map, dict)
-            keys = ", ".join(repr(key) for key in self.label_map)
-            fix = "add them to label_map; null drops the rows"
-            if any(isinstance(key, bool) for key in self.label_map):
-                fix += "; in YAML write yes, no, on and off in quotation marks"
-            return "a label that label_map does not name", f"one of its keys: {keys}", fix
-        if fate == Fate.NOT_STARS:
-            fix = "give label_map as a table of your own labels"
-            return "a label that is not a number of stars", "1 to 5 (label_map: stars-...)", fix
-        fix = "set label_column to a column of numbers, or give each label its number in label_map"
-        return "a label that is not a finite number", "a number (this task predicts a number)", fix
+
+def explain_fate(fate: Fate, label_map: Any) -> tuple[str, str, str]:
+    """What is wrong with a label, what was expected, and what to do."""
+    if fate == Fate.MISSING:
+        fix = "remove these rows, or put them into a file of their own under unlabeled"
+        return "no label", "a label in every row", fix
+    if fate == Fate.UNMAPPED:
+        keys = ", ".join(repr(key) for key in label_map)
+        fix = "add them to label_map; null drops the rows"
+        if any(isinstance(key, bool) for key in label_map):
+            fix += "; in YAML write yes, no, on and off in quotation marks"
+        return "a label that label_map does not name", f"one of its keys: {keys}", fix
+    if fate == Fate.NOT_STARS:
+        fix = "give label_map as a table of your own labels"
+        return "a label that is not a number of stars", "1 to 5 (label_map: stars-...)", fix
+    fix = "set label_column to a column of numbers, or give each label its number in label_map"
+    return "a label that is not a finite number", "a number (this task predicts a number)", fix
 
 
 def flat(column: pa.ChunkedArray) -> pa.Array:
@@ -329,7 +330,8 @@ def flat(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
 
 
-def _findings(notes: dict[str, int], split: str, total: int) -> list[Finding]:
+def blank_and_dropped(notes: dict[str, int], split: str, total: int) -> list[Finding]:
+    """Findings from the counts ``empty`` and ``dropped`` of rows that were left out."""
     empty, dropped = notes["empty"], notes["dropped"]
     findings = []
     if empty:

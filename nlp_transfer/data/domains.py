@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
+    from nlp_transfer.data.stream import StreamedRows
+
 __all__ = [
     "DomainData",
     "DomainOptions",
@@ -62,13 +64,15 @@ class DomainData:
         name: name in reports.
         role: ``source`` or ``target``.
         objective: what ``label`` is: a class name, a number, or not there (parallel text, or texts alone).
-        train, validation, test: labelled rows, or None where there is no such split.
+        train, validation, test: labelled rows, or None where there is no such split. A streamed train split
+            is a sample of its rows here.
         unlabeled: texts only, or None.
         fingerprints: split to SHA-256 of its texts and labels (or translations) in their order.
         label_counts: split to class to number of rows; empty where there are no classes.
         hashes: split to a 64-bit hash of each text (up to case and white space), 8 bytes a row.
         translation_hashes: the same of each translation; empty where there are none.
         checks: what was found on the way; see :class:`~nlp_transfer.data.checks.Finding`.
+        stream: all rows of a streamed train split.
     """
 
     name: str
@@ -83,6 +87,17 @@ class DomainData:
     hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     translation_hashes: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     checks: list[Finding] = field(default_factory=list)
+    stream: StreamedRows | None = None
+
+    @property
+    def training_rows(self) -> Dataset | StreamedRows | None:
+        """All rows to train on."""
+        return self.train if self.stream is None else self.stream
+
+    @property
+    def training_labels(self) -> Dataset | None:
+        """A table with the column ``label`` of all rows to train on."""
+        return self.train if self.stream is None else self.stream.index
 
     @property
     def splits(self) -> dict[str, Dataset]:
@@ -92,7 +107,8 @@ class DomainData:
     @property
     def sizes(self) -> dict[str, int]:
         """Number of rows of each split that is there."""
-        return {split: len(table) for split, table in self.splits.items()}
+        sizes = {split: len(table) for split, table in self.splits.items()}
+        return sizes if self.stream is None else sizes | {"train": len(self.stream)}
 
 
 def load_domain(
@@ -128,11 +144,21 @@ def load_domain(
     """
     name = options.domain_name()
     tables, findings = _read_splits(options, objective, base, languages)
-    validate = objective != "none" if need is None else "validation" in need
     hashes: dict[str, np.ndarray] = {}
+    stream = None
+    if options.streaming:
+        from nlp_transfer.data.stream import index_rows
+
+        stream, notes = index_rows(options, objective=objective, where=f"{role}.train", base=base)
+        tables, findings = {"train": stream.index, **tables}, [*notes, *findings]
+        hashes["train"] = stream.hashes[:, None]
+    validate = objective != "none" if need is None else "validation" in need
     if objective == "translation" and options.filters.duplicates == "drop":
         findings += _drop_repeated_pairs(tables, hashes)
     _split_train(tables, hashes, options, role, seed, validate=validate)
+    if stream is not None:
+        held = {split for split, table in tables.items() if split != "train" and "offset" in table.features}
+        tables |= {split: stream.part(tables[split]).copy() for split in held}
     for split in need or ():
         if split not in tables:
             raise _missing_split(split, options, role)
@@ -161,7 +187,20 @@ def load_domain(
     )
     if options.dataset is not None and options.dataset.startswith(SAMPLE_PREFIX):
         findings.append(sample_finding(options.dataset, sum(domain.sizes.values())))
-    return replace(domain, checks=findings + check(domain))
+    domain = replace(domain, checks=findings + check(domain))
+    return domain if stream is None else _streamed(domain, stream, seed)
+
+
+def _streamed(domain: DomainData, stream: StreamedRows, seed: int) -> DomainData:
+    """The domain whose train split, until now its index, is a sample, with all rows beside it."""
+    from nlp_transfer.data.load import take_rows
+    from nlp_transfer.data.split import sample
+
+    assert domain.train is not None
+    rest = stream.part(domain.train)
+    chosen = take_rows(rest.index, sample(_strata(rest.index), stream.SAMPLE, _rng(seed, "stream")))
+    fingerprints = domain.fingerprints | {"train": rest.fingerprint}
+    return replace(domain, train=stream.part(chosen).copy(), stream=rest, fingerprints=fingerprints)
 
 
 def label_names(domains: Iterable[DomainData]) -> list[str]:
@@ -211,6 +250,8 @@ def _raw_splits(
 
     if options.dataset is None:
         for split in SPLITS:
+            if split == "train" and options.streaming:
+                continue
             columns = wanted_columns(options, "none" if split == "unlabeled" else objective, languages)
             parts = [
                 (
@@ -257,7 +298,10 @@ def _split_train(
     *,
     validate: bool,
 ) -> None:
-    """Split test, then validation, off train where they are asked for and not given; fills both tables."""
+    """Split test, then validation, off train where they are asked for and not given; fills both tables.
+
+    Of a streamed train split, at most ``StreamedRows.SAMPLE`` rows each.
+    """
     wanted = {"test": options.test_fraction, "validation": options.validation_fraction if validate else 0.0}
     wanted = {split: share for split, share in wanted.items() if share and split not in tables}
     if not wanted or "train" not in tables:
@@ -266,6 +310,10 @@ def _split_train(
     from nlp_transfer.data.split import split_off
 
     rest, left = tables["train"], 1.0
+    if options.streaming:
+        from nlp_transfer.data.stream import StreamedRows
+
+        wanted = {split: min(share, StreamedRows.SAMPLE / len(rest)) for split, share in wanted.items()}
     groups, strata = hashes["train"] if "train" in hashes else _hashes(rest), _strata(rest)
     for split, share in wanted.items():
         keep, held = split_off(groups[:, 0], strata, share / left, _rng(seed, split))

@@ -47,7 +47,7 @@ def read_table(
     file = find_file(path, base)
     kind = file_kind(file)
     used = None if columns is None else sorted({name.lower() for name in columns})
-    key = cache_key("table", _content_hash(file), kind, file.suffix.lower() == ".gz", used)
+    key = cache_key("table", content_hash(file), kind, file.suffix.lower() == ".gz", used)
     if kind in (".parquet", ".arrow"):
         return cached_table(key, lambda sink: _copy_arrow(file, sink))[0]
     return cached_table(key, lambda sink: _copy_rows(file, sink, used))[0]
@@ -68,7 +68,7 @@ def read_parallel(source: str | Path, target: str | Path, *, base: Path | None =
     """
     files = (find_file(source, base), find_file(target, base))
     key = cache_key(
-        "parallel", *(_content_hash(file) for file in files), *(file.suffix == ".gz" for file in files)
+        "parallel", *(content_hash(file) for file in files), *(file.suffix == ".gz" for file in files)
     )
     return cached_table(key, lambda sink: _copy_lines(files, sink))[0]
 
@@ -215,7 +215,8 @@ def _quiet(local: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """SHA-256 of the bytes of a file; 1 second a gigabyte. Raises DataError where it cannot be read."""
     digest = hashlib.sha256()
     with reading(path), path.open("rb") as file:
         while block := file.read(1 << 20):

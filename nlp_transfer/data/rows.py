@@ -98,7 +98,7 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if kind in (".csv", ".tsv"):
             rows, found = _csv_rows(path, "," if kind == ".csv" else "\t"), "a header without rows"
         elif kind == ".txt":
-            rows, found = ((n, {"text": line.rstrip("\r\n")}) for n, line in _lines(path)), "no lines"
+            rows, found = ((n, {"text": line.rstrip("\r\n")}) for n, _, line in _lines(path)), "no lines"
         else:
             rows, found = _json_rows(path), "no rows"
     first = next(rows, None)
@@ -122,8 +122,28 @@ def sentences(path: Path) -> Iterator[str]:
             fix="name a table with both languages by itself, without source and target",
         )
     _check_text_file(path)
-    for _, line in _lines(path):
+    for _, _, line in _lines(path):
         yield line.rstrip("\r\n")
+
+
+def placed_rows(path: Path) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
+    """Yield ``(line, its byte offset, its size in bytes, row)`` of a JSON Lines file, not compressed.
+
+    Raises:
+        DataError: another kind of file, or anything wrong with a line.
+    """
+    kind, zipped = file_kind(path), path.name.lower().endswith(".gz")
+    if kind not in (".jsonl", ".ndjson") or zipped:
+        raise DataError(
+            f"{path}: cannot be read by places",
+            expected="JSON Lines (.jsonl or .ndjson), not compressed",
+            found=f"{kind}{'.gz' if zipped else ''}",
+            fix="leave streaming out, or save the rows as JSON Lines",
+        )
+    _check_text_file(path)
+    for number, offset, line in _lines(path):
+        if line.strip():
+            yield number, offset, len(line.encode()), _json_object(path, number, line.strip())
 
 
 @contextmanager
@@ -189,8 +209,8 @@ def _check_text_file(path: Path) -> None:
         raise DataError(f"{path}: not a text file", expected="UTF-8 text", found=what, fix=fix)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield ``(line number, line with its end)`` of UTF-8 text without its byte order mark."""
+def _lines(path: Path) -> Iterator[tuple[int, int, str]]:
+    """Yield ``(line number, byte offset, line with its end)`` of UTF-8 text without its byte order mark."""
     offset = 0
     with reading(path), _open(path) as file:
         for number, raw in enumerate(file, 1):
@@ -203,7 +223,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                     found=f"byte 0x{raw[error.start]:02x} at byte offset {offset + error.start:,}",
                     fix=f"convert it, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name}",
                 ) from error
-            yield number, line.removeprefix("\ufeff") if number == 1 else line
+            if number == 1 and line.startswith("\ufeff"):
+                yield number, 3, line[1:]
+            else:
+                yield number, offset, line
             offset += len(raw)
 
 
@@ -226,7 +249,7 @@ def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]
 
 def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield ``(line on which the record starts, fields)`` without blank lines."""
-    reader = csv.reader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader((line for _, _, line in _lines(path)), delimiter=delimiter, strict=True)
     fault: csv.Error | None = None
     done = False
     while not done:
@@ -270,16 +293,19 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with reading(path), _open(path) as file:
         head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"["):
-        text = "".join(line for _, line in _lines(path))
+        text = "".join(line for _, _, line in _lines(path))
         values = _parse_json(path, text, 1)
         escaped = _has_surrogate(text)
         for number, value in enumerate(values, 1):
             yield number, _check_object(path, f"item {number} of the array", value, escaped)
         return
-    for number, line in _lines(path):
+    for number, _, line in _lines(path):
         if line := line.strip():
-            value = _parse_json(path, line, number)
-            yield number, _check_object(path, f"line {number}", value, _has_surrogate(line))
+            yield number, _json_object(path, number, line)
+
+
+def _json_object(path: Path, number: int, line: str) -> dict[str, Any]:
+    return _check_object(path, f"line {number}", _parse_json(path, line, number), _has_surrogate(line))
 
 
 def _has_surrogate(text: str) -> bool:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
 
+    from nlp_transfer.data.stream import StreamedRows
+    from nlp_transfer.tasks.encoding import EncodedStream
+
 OptionsT = TypeVar("OptionsT", bound=Options)
 TASK_FILE = "nlp_transfer.json"
 """Beside a saved model: its task and what the task needs, as ``Task.describe`` gives it."""
@@ -129,6 +132,12 @@ class Task(ABC, Generic[OptionsT]):
         Raises:
             DataError: no rows, or a label that the task does not know.
         """
+
+    def encode_stream(
+        self, rows: StreamedRows, tokenizer: PreTrainedTokenizerBase, max_length: int, *, name: str = "data"
+    ) -> EncodedStream:
+        """As ``encode``, for rows that stay in their files: each is tokenised when it is drawn."""
+        raise NotImplementedError(f"the task {self.kind} has no streamed rows")
 
     def truncation_rate(self, encoded: Dataset) -> float:
         """Share of the encoded rows that were cut at the length limit, from 0 to 1."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset as TorchDataset
 
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
     from torch import Tensor
     from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from nlp_transfer.data.stream import StreamedRows
 
 _NOT_FOR_THE_MODEL = ("length", "truncated")
 
@@ -34,6 +39,16 @@ def encode(
             fix="check the data file and its filters",
         )
 
+    columns = dataset.column_names
+    encoder = batch_encoder(tokenizer, max_length, convert)
+    return dataset.map(encoder, batched=True, remove_columns=columns, desc="Tokenising")
+
+
+def batch_encoder(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, convert: Callable[[list], list] | None
+) -> Callable[[dict[str, list]], dict[str, list]]:
+    """A function from columns ``text`` (and ``label``) to the columns of encoded rows."""
+
     def encode_batch(batch: dict[str, list]) -> dict[str, list]:
         output = tokenizer(batch["text"], truncation=True, max_length=max_length, return_attention_mask=True)
         columns = dict(output)
@@ -43,7 +58,35 @@ def encode(
             columns["labels"] = convert(batch["label"])
         return columns
 
-    return dataset.map(encode_batch, batched=True, remove_columns=dataset.column_names, desc="Tokenising")
+    return encode_batch
+
+
+class EncodedStream(TorchDataset):
+    """Streamed rows that are read and tokenised when they are asked for.
+
+    Args:
+        rows: where they lie.
+        encoder: from `batch_encoder`.
+    """
+
+    def __init__(self, rows: StreamedRows, encoder: Callable[[dict[str, list]], dict[str, list]]) -> None:
+        self.rows, self.encoder = rows, encoder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Several rows at once, as torch's loader asks for them."""
+        columns = self.encoder(self.rows.read(indices))
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Characters of each row, (n,): what batches of like length go by before anything is tokenised."""
+        return self.rows.lengths
 
 
 class PaddingCollator:

@@ -112,6 +112,21 @@ def regression_report(
     }
 
 
+def paired_figures(ours: NDArray, theirs: NDArray, *, greater_is_better: bool) -> dict[str, float]:
+    """The difference of two models' means with its paired interval, and the other's mean.
+
+    Args:
+        ours, theirs: one figure a row, larger being better, shape [n].
+        greater_is_better: False turns the signs around: the figures are losses with a minus.
+    """
+    from nlp_transfer.numeric.paired import paired_gain
+
+    gain, figure = paired_gain(ours, theirs), float(theirs.mean())
+    if greater_is_better:
+        return {"value": gain.value, "low": gain.low, "high": gain.high, "baseline": figure}
+    return {"value": -gain.value, "low": -gain.high, "high": -gain.low, "baseline": -figure}
+
+
 def probabilities(logits: ArrayLike) -> NDArray[np.float64]:
     """Softmax of logits [n, C], in float64.
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import EvalPrediction, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from nlp_transfer.data.stream import StreamedRows
+    from nlp_transfer.tasks.encoding import EncodedStream
+
 __all__ = ["SentimentOptions", "SentimentTask"]
 
 IGNORED_LABEL = -100
@@ -164,6 +167,14 @@ class SentimentTask(Task[SentimentOptions]):
 
         labelled = "label" in dataset.column_names
         return encode(dataset, tokenizer, max_length, self._converter(dataset, name) if labelled else None)
+
+    def encode_stream(
+        self, rows: StreamedRows, tokenizer: PreTrainedTokenizerBase, max_length: int, *, name: str = "data"
+    ) -> EncodedStream:
+        """See ``Task.encode_stream``; every label is checked here, before training."""
+        from nlp_transfer.tasks.encoding import EncodedStream, batch_encoder
+
+        return EncodedStream(rows, batch_encoder(tokenizer, max_length, self._converter(rows.index, name)))
 
     def label_array(self, dataset: Dataset, *, name: str = "data") -> NDArray:
         """Class ids (int64) or ratings (float64) of raw rows, shape [n].
@@ -321,17 +332,9 @@ class SentimentTask(Task[SentimentOptions]):
             report = reports.classification_report(reports.probabilities(logits), labels, self.names)
         if baseline is not None:
             rows = (self.row_scores(logits, labels), self.row_scores(baseline, labels))
-            report["against_baseline"] = {self.best_metric.name: self._difference(*rows)}
+            name, greater = self.best_metric
+            report["against_baseline"] = {name: reports.paired_figures(*rows, greater_is_better=greater)}
         return report
-
-    def _difference(self, ours: NDArray, theirs: NDArray) -> dict[str, float]:
-        """The metric's difference with its paired interval, from figures of rows."""
-        from nlp_transfer.numeric.paired import paired_gain
-
-        gain, figure = paired_gain(ours, theirs), float(theirs.mean())
-        if self.best_metric.greater_is_better:
-            return {"value": gain.value, "low": gain.low, "high": gain.high, "baseline": figure}
-        return {"value": -gain.value, "low": -gain.high, "high": -gain.low, "baseline": -figure}
 
     def row_scores(self, logits: ArrayLike, labels: ArrayLike) -> NDArray:
         """1 where a row's class is right, else 0; for ratings the negative squared error.

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from nlp_transfer.adaptation.relational import TeacherMethod
 from nlp_transfer.adaptation.self_training import SelfTraining
 from nlp_transfer.console import notice, warn
+from nlp_transfer.data.stream import StreamedRows
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.features import unwrap
 from nlp_transfer.models.load import resolve_max_length
@@ -53,14 +54,14 @@ class Step:
     """
 
     name: str
-    rows: Dataset
+    rows: Dataset | StreamedRows
     validation: Dataset | None
     partners: tuple[Dataset, ...] = ()
     pool: Dataset | None = None
     penalized: bool = False
     taught: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
-    texts: tuple[Dataset, ...] = ()
+    texts: tuple[Dataset | StreamedRows, ...] = ()
     held_out: Dataset | None = None
     collate: Any = None
     watch: Watch | None = None
@@ -231,6 +232,7 @@ def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
     method: SelfTraining = setup.adaptations("rounds")[0]
     task, pool = setup.task, step.pool
     assert pool is not None
+    assert not isinstance(step.rows, StreamedRows)
     inner: PreTrainedModel = model  # type: ignore[assignment]
     length = resolve_max_length(setup.tokenizer, inner.config, setup.recipe.model.max_length)
     encoded = main_first(lambda: task.encode(pool, setup.tokenizer, length, name="target texts"))

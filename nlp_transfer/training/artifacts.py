@@ -15,6 +15,7 @@ from typing import Any
 
 from nlp_transfer.console import is_main_process
 from nlp_transfer.errors import OutputError
+from nlp_transfer.models.precision import bf16_pays
 
 PACKAGES = (
     "nlp-transfer",
@@ -111,6 +112,11 @@ class RunFolder:
         """The figures."""
         return self.path / "metrics.json"
 
+    @property
+    def precision(self) -> Path:
+        """Whether the CPU computes in bfloat16 in this run."""
+        return self.path / "checkpoints" / "precision.json"
+
     def checkpoints(self, phase: str) -> Path:
         """The checkpoints of one training phase."""
         return self.path / "checkpoints" / phase
@@ -127,6 +133,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for scratch in self.path.glob(f"{_SCRATCH}*"):  # of a run that was killed while it saved
             shutil.rmtree(scratch, ignore_errors=True)
+        write_json(self.precision, {"bf16_on_cpu": bf16_pays("cpu")})
         write_text(self.path / "recipe.yaml", _MARK + recipe_yaml)
 
     def save_model(self, save: Callable[[Path], None]) -> None:

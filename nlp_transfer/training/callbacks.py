@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from transformers import TrainerCallback
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from nlp_transfer.console import stderr
@@ -66,6 +66,33 @@ class WeightedLengthSampler(LengthGroupedSampler):
         return iter([int(drawn[index]) for index in order])
 
 
+class StreamSampler(LengthGroupedSampler):
+    """Every row once in an epoch, in batches of like length; 12 bytes a row, for very many rows.
+
+    Rows are shuffled, and sorted by length within groups of ``GROUP`` batches.
+
+    Args:
+        batch_size: rows of a batch.
+        lengths: (n,) length of each row, in any unit.
+    """
+
+    GROUP = 50
+
+    def __init__(self, batch_size: int, lengths: np.ndarray) -> None:
+        self.batch_size, self.generator = batch_size, None
+        self.lengths: Any = lengths
+
+    def __iter__(self) -> Iterator[int]:
+        """Row numbers of one epoch."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        order = np.arange(len(self.lengths), dtype=np.int32 if len(self.lengths) < 2**31 else np.int64)
+        np.random.default_rng(seed).shuffle(order)
+        size = self.GROUP * self.batch_size
+        for start in range(0, len(order), size):
+            group = order[start : start + size]
+            yield from group[np.argsort(-self.lengths[group], kind="stable")].tolist()
+
+
 class Progress(TrainerCallback):
     """A Rich progress bar with the latest loss and score; without a terminal, one line an evaluation."""
 
@@ -119,3 +146,9 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def drop_printing(trainer: Trainer) -> None:
+    """Remove the Trainer's own output: ours is one line."""
+    for printing in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(printing)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from nlp_transfer.adaptation.base import Stage
     from nlp_transfer.data.domains import DomainData
+    from nlp_transfer.data.stream import StreamedRows
     from nlp_transfer.models.load import ModelSource
     from nlp_transfer.recipe import Recipe
     from nlp_transfer.strategies import Strategy
@@ -86,7 +87,7 @@ class Phase(NamedTuple):
     """One training: its name (source, target or joint), its rows, and those that pick the best checkpoint."""
 
     name: str
-    rows: Dataset
+    rows: Dataset | StreamedRows
     validation: Dataset | None
     held_out: Dataset | None = None
     """The validation rows as they were read, for figures that logits cannot give."""
@@ -134,9 +135,9 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
                 known = _mixed(known, len(target.train), recipe.source.mix, recipe.seed)
             rows = concatenate_datasets([known, target.train])
             return [Phase("joint", rows, target.validation or source.validation)]
-        phases.append(Phase("source", source.train, source.validation))
+        phases.append(Phase("source", source.training_rows, source.validation))
     if target.train is not None:
-        phases.append(Phase("target", target.train, target.validation))
+        phases.append(Phase("target", target.training_rows, target.validation))
     if not phases:
         raise DataError(
             "there are no labelled rows to train on",

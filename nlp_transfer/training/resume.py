@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import is_main_process, warn
 from nlp_transfer.errors import OutputError
+from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.training.artifacts import RunFolder, write_json
 from nlp_transfer.training.checkpoints import read_state
@@ -60,6 +62,14 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
             f"resuming with other training fields ({', '.join(names)}): what the checkpoint holds, such as "
             "the learning-rate schedule, stays as it was"
         )
+
+
+def began_in_bf16(folder: RunFolder, *, resume: bool) -> bool:
+    """Whether the CPU computes in bfloat16 in this run: where it is resumed, as it began."""
+    if resume:
+        with contextlib.suppress(OSError, ValueError):
+            return bool(json.loads(folder.precision.read_text(encoding="utf-8"))["bf16_on_cpu"])
+    return bf16_pays("cpu")
 
 
 def stopped_early(checkpoint: Path) -> int | None:

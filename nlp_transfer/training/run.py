@@ -20,7 +20,7 @@ from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
 from nlp_transfer.training.guard import conclude
 from nlp_transfer.training.phases import Setup, Trained
-from nlp_transfer.training.resume import check_resumable
+from nlp_transfer.training.resume import began_in_bf16, check_resumable
 from nlp_transfer.training.scoring import evaluate_domains, forgetting, other_run
 
 if TYPE_CHECKING:
@@ -115,19 +115,33 @@ def train(
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
             the model are known to be good.
     """
-    from nlp_transfer.models.load import load_config, load_tokenizer
-    from nlp_transfer.training.faults import clear_errors
+    from nlp_transfer.models.precision import bf16_settled
 
     started = time.perf_counter()
     start_processes(recipe.training.get("ddp_timeout", 1800))
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
     if resume:
         check_resumable(folder, recipe)
+    with bf16_settled(from_main(lambda: began_in_bf16(folder, resume=resume))):
+        return _run(recipe, folder, callbacks, resume=resume, started=started)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback], *, resume: bool, started: float
+) -> RunResult:
+    """The run itself, in a folder that may be written and with its precision settled."""
+    from nlp_transfer.models.load import load_config, load_tokenizer
+    from nlp_transfer.training.faults import clear_errors
+
     task = TASKS[recipe.task.kind][0](recipe.task)
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
     task = task.bind(
-        {f"{role}.train": data.train for role, data in domains.items() if data.train is not None}
+        {
+            f"{role}.train": data.training_labels
+            for role, data in domains.items()
+            if data.training_labels is not None
+        }
     )
     check_labels(task, domains)
     pretrained = _start(recipe, task, domains)

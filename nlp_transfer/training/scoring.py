@@ -75,7 +75,7 @@ def other_run(recipe: Recipe, task: Task, domains: dict[str, DomainData]) -> dic
     model = load_model(recipe.compare_with)
     misfit = task.misfit(model.task)
     if misfit is not None:
-        message = f"{recipe.compare_with} cannot be compared with: {misfit}"
+        message = f"{recipe.compare_with} does not compare: {misfit}; give a run that answers alike"
         raise RecipeError("recipe", [Problem("compare_with", None, message)])
     return {"target": Before(Path(recipe.compare_with).name, rows[0], model.outputs(rows[1]))}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,20 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import RandomSampler
-from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import is_main_process, notice
 from nlp_transfer.errors import OutputError, Problem, RecipeError
+from nlp_transfer.models.attention import trains_in_bf16
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.tasks import SentimentTask
+from nlp_transfer.tasks.encoding import EncodedStream
 from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import (
     LengthGroupedOrder,
     Progress,
+    StreamSampler,
     WeightedLengthSampler,
+    drop_printing,
     length_grouped_sampler,
 )
 from nlp_transfer.training.checkpoints import last_checkpoint, read_state, remove_damaged
@@ -116,6 +121,8 @@ class TransferTrainer(Trainer):
             return RandomSampler(rows)
         if "draw" in getattr(rows, "column_names", ()):
             return WeightedLengthSampler(self.args.train_batch_size, rows["length"][:], rows["draw"][:])
+        if isinstance(rows, EncodedStream) and self.args.train_sampling_strategy == "group_by_length":
+            return StreamSampler(self.args.train_batch_size, rows.lengths)
         return super()._get_train_sampler(rows)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -270,8 +277,10 @@ def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> Tra
         OutputError: the disk is full or the folder cannot be written.
         InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
     """
+    slow_kernel = trainer.args.bf16 and trainer.args.device.type == "cpu"
+    model: Any = trainer.model
     try:
-        with clear_errors(folder):
+        with clear_errors(folder), trains_in_bf16(model) if slow_kernel else contextlib.nullcontext():
             return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except OutputError:
         if is_main_process():
@@ -293,12 +302,6 @@ def _restore(model: nn.Module, start: nn.Module) -> None:
                 parameter.copy_(before[name])
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def drop_printing(trainer: Trainer) -> None:
-    """Remove the Trainer's own output: ours is one line."""
-    for printing in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(printing)
 
 
 def _trainer(

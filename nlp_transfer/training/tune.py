@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import notice, warn
+from nlp_transfer.data.stream import StreamedRows
 from nlp_transfer.models.embed import Embedder
 from nlp_transfer.models.inference import predict_logits
 from nlp_transfer.models.load import resolve_max_length
@@ -148,7 +149,7 @@ def _target_only(setup: Setup) -> Baseline:
     assert target.train is not None
     setup.folder.start(setup.recipe.dump())
     notice("guard: training on the target alone first")
-    trained = _train(alone, [Step(TARGET_ONLY, target.train, target.validation)], begin=False)
+    trained = _train(alone, [Step(TARGET_ONLY, target.training_rows, target.validation)], begin=False)
     scores = target_scores(alone, _scorer(alone, trained.model))
 
     def ship() -> Trained:
@@ -217,7 +218,7 @@ def _look_before(setup: Setup, model: Any, *, trained: bool) -> dict[str, Before
     knows = setup.recipe.model.init == "pretrained" and setup.task.knows(
         setup.pretrained.read_json("config.json")
     )
-    if not trained and not knows:
+    if not getattr(setup.recipe.task, "score_before", True) or not (trained or knows):
         return {}
     max_length = resolve_max_length(setup.tokenizer, model.config, setup.recipe.model.max_length)
     return look_before(
@@ -254,8 +255,10 @@ def _batching(
     return PairCollator(setup.tokenizer, model, states), states.add
 
 
-def _encode(setup: Setup, rows: Dataset, max_length: int, name: str) -> Dataset:
-    """Encode rows and warn when many texts are cut."""
+def _encode(setup: Setup, rows: Dataset | StreamedRows, max_length: int, name: str) -> Any:
+    """Encode rows and warn when many texts are cut; streamed rows are encoded as they are drawn."""
+    if isinstance(rows, StreamedRows):
+        return setup.task.encode_stream(rows, setup.tokenizer, max_length, name=name)
     encoded = main_first(lambda: setup.task.encode(rows, setup.tokenizer, max_length, name=name))
     cut = setup.task.truncation_rate(encoded)
     if cut > TRUNCATION_WARNING:

@@ -1,6 +1,7 @@
 """The old domain before and after, the model that a run is compared with, and weights of sentence pairs."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import sacrebleu
 import torch
 
 from nlp_transfer import Recipe, load_model, train
+from nlp_transfer.cli import app, run_command
 from nlp_transfer.errors import ModelError, RecipeError
 from nlp_transfer.predict import evaluate_file
 from nlp_transfer.reporting.summary import print_run
+from nlp_transfer.reporting.words import change
 from tests.training.conftest import Record, planted_rows, write_rows
 from tests.translators import sample_pairs, tiny_translator
 
@@ -128,7 +131,7 @@ def test_from_scratch_there_is_no_before(translation_recipe):
     assert "against_baseline" not in result.metrics["domains"]["target"]["test"]
 
 
-def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, parallel, tmp_path):
+def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, parallel, tmp_path, capsys):
     first = train(translation_recipe("training.max_steps=2", name="first"))
     second = train(translation_recipe(f"compare_with={first.output_dir}", name="second"))
     report = second.metrics["domains"]["target"]["test"]
@@ -140,6 +143,12 @@ def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, para
     assert second.metrics["domains"]["source"]["test"]["baseline"] == "the model before training"
     found = evaluate_file(second.output_dir, Path(parallel["new.test"]), baseline=first.output_dir)
     assert found["against_baseline"] == report["against_baseline"]
+    arguments = ["evaluate", str(second.output_dir), "--data", parallel["new.test"]]
+    capsys.readouterr()
+    code = run_command(lambda: app([*arguments, "--baseline", str(first.output_dir)], standalone_mode=False))
+    assert code == 0
+    difference = change("bleu", report["against_baseline"]["bleu"])
+    assert f"BLEU {difference}" in " ".join(capsys.readouterr().out.split())
     other = train(
         translation_recipe(
             "task.source_lang=en", "task.target_lang=de", "training.max_steps=1", name="other", source=None
@@ -209,7 +218,7 @@ def test_ratings_are_compared_by_their_squared_error():
 
 @pytest.mark.parametrize("kind", ["density_ratio", "kmm", "kliep"])
 def test_source_pairs_are_weighed_in_the_loss(kind, translation_recipe, parallel, capsys):
-    """Every pair reaches the loss with its weight, and the weights have a mean of one."""
+    """Pairs that are the target's own weigh more than the others; all weights have a mean of one."""
     seen = []
     source = {
         "train": [parallel["old.train"], parallel["new.train"]],
@@ -229,7 +238,10 @@ def test_source_pairs_are_weighed_in_the_loss(kind, translation_recipe, parallel
     weights = np.array([weight for _, weight in seen])
     assert len(weights) == 48
     assert weights.mean() == pytest.approx(1, abs=1e-5)
-    assert weights.std() > 0
+    often = Counter(labels for labels, _ in seen)
+    strangers = [weight for labels, weight in seen if often[labels] == 1]
+    assert len(strangers) == 16
+    assert np.mean(strangers) < 0.99, "the source's other half are the target's own sentences"
 
 
 def test_the_weighted_loss_is_that_of_a_loop():
