@@ -213,13 +213,22 @@ def features(
     put("zero_shot_loss_gain", labelled + "loss_target_only", labelled + "loss_zero_shot")
     for name in ("evidence", "target_half", "smooth_zero_shot", "smooth_target_only", "smooth_combined"):
         put(name, labelled + name)
-    for name in ("loss_zero_shot", "loss_target_only", "loss_combined"):
+    for name in (
+        "loss_zero_shot",
+        "loss_target_only",
+        "loss_combined",
+        "sharp_target_only",
+        "sharp_combined",
+    ):
         put(name, labelled + name)
+    put("gain_sharp", labelled + "sharp_combined", labelled + "sharp_target_only")
+    put("gain_agreement", agreement + "halves_combined", agreement + "halves")
+    put("gain_correlation", agreement + "combined_correlation", agreement + "halves_correlation")
     for name in ("zero_shot", "target_only", "weighted"):
         put(name, f"{labelled}{name}.estimate")
-    for name in ("source_target", "source_combined", "target_combined", "halves"):
+    for name in ("source_target", "source_combined", "target_combined", "halves", "halves_combined"):
         put("agree_" + name, agreement + name)
-    for name in ("source_correlation", "halves_correlation", "label_function"):
+    for name in ("source_correlation", "halves_correlation", "combined_correlation", "label_function"):
         put(name, agreement + name)
     if flat.get(labelled + "class_balance", 1.0) < 0.95:
         expected = flat[free + "doc_estimate"]
