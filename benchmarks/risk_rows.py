@@ -94,7 +94,7 @@ def source(name: str) -> tuple[np.ndarray, np.ndarray]:
     return chosen.x[: risk_data.SOURCE_ROWS], chosen.y[: risk_data.SOURCE_ROWS]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=None)
 def source_model(name: str) -> tuple[float, LogisticRegression]:
     """Inverse penalty and classifier of a source."""
     x, y = source(name)

@@ -1,4 +1,4 @@
-"""Does the forecast of ``shift/risk.py`` come true? All pairs of eighteen sentiment data sets, frozen encoder.
+"""Does the forecast of ``shift/risk.py`` come true? All pairs of 18 sentiment data sets, frozen encoder.
 
 What is predicted, for a pair of source and target and an amount of target labels: the mean over ten
 draws of the labels of (accuracy with the source less accuracy on the target labels alone), measured on
@@ -12,7 +12,8 @@ errors and intervals are chosen inside the fitted part. What was compared on the
 method was settled is in the results under ``tried`` and ``tried_before``: read the figures as slightly
 too good for that reason.
 
-``risk_rows.py`` collects the rows (about half an hour of processor time); here they are only fitted.
+``risk_rows.py`` collects the rows (about forty minutes of processor time, most of it embedding); here
+they are only fitted.
 
     NLP_TRANSFER_DATA=... python benchmarks/risk_study.py [--jobs 2] [--write-calibration]
 """
@@ -24,25 +25,22 @@ import json
 import re
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import risk_data
+import risk_planted
 import risk_rows
 from common import print_table, save
 
-from nlp_transfer.models.cache import cache_root
 from nlp_transfer.shift import calibrate
 from nlp_transfer.shift.calibrate import Outcome, Table, auroc, figures, fit_calibration
-from nlp_transfer.shift.probe import PreparedPair
-from nlp_transfer.shift.risk import CALIBRATION, HURT, assess, features
+from nlp_transfer.shift.pooled_fit import LABEL_FREE
+from nlp_transfer.shift.risk import CALIBRATION, HURT, features
 
 REFERENCE = 100
 """Labels of the outcome that a forecast without labels is held against."""
 REPORTED = (0, 20, 50, 100, 300)
-WHOLE_POOL_LABELS = 600
-"""What the level "whole pool" (398 to 1,000 labels) is called in the calibration."""
 TRIED_BEFORE = (
     "extremely randomised trees and support vector regression in place of ridge regression: no better",
     "means of ridge regressions over different feature sets: no better",
@@ -51,8 +49,6 @@ TRIED_BEFORE = (
     "probability from the gain alone, or by logistic regression alone: Brier skill 0.31 and 0.35 at 100",
     "outcome with inverse penalty 10 throughout: hurts twice as often; AUROC 0.88 at 100, 0.87 at 300 labels",
 )
-PLANTED_SOURCE = "uci_yelp"
-PLANTED_TARGETS = ("amazon_kitchen", "amazon_airline", "sst2", "tweets", "fdu_apparel")
 STUDY = {
     "name": "risk_study: frozen MiniLM embeddings, English sentiment in two classes",
     "encoder": "sentence-transformers/all-MiniLM-L6-v2, mean pooling, 128 tokens, unit length",
@@ -98,10 +94,10 @@ def noise(rows: list[dict[str, Any]], level: int) -> dict[str, float | None]:
     """How well a measured outcome foretells another: no forecast from one draw can be expected to do better.
 
     Returns:
-        ``one_draw``: AUROC of one draw's gain for "the mean of all other draws is below minus one point", on
-        the same test rows. ``test_rows``: AUROC of the mean gain of all draws on one half of the test rows for
-        "hurts" on the other half; ``draw_sd`` and ``test_sd``: standard error in points of the outcome from
-        its draws and from its test rows.
+        ``one_draw``: AUROC of one draw's gain for "the mean of all other draws is below minus one point",
+        on the same test rows. ``test_rows``: AUROC of the mean gain of all draws on one half of the test rows
+        for "hurts" on the other half; ``draw_sd`` and ``test_sd``: standard error in points of the outcome
+        from its draws and from its test rows.
     """
     pairs = {key_of(row): gains(row["draws"]) for row in rows if row["level"] == level}
     hurt, once, halves, spread, apart = [], [], [], [], []
@@ -122,7 +118,9 @@ def noise(rows: list[dict[str, Any]], level: int) -> dict[str, float | None]:
     }
 
 
-def interval(hurt: np.ndarray, score: np.ndarray, targets: np.ndarray, draws: int = 1000) -> list[float] | None:
+def interval(
+    hurt: np.ndarray, score: np.ndarray, targets: np.ndarray, draws: int = 1000
+) -> list[float] | None:
     """95 % interval of the AUROC when whole targets are drawn again (cluster bootstrap)."""
     names, rng = np.unique(targets), np.random.default_rng(0)
     where = {name: np.flatnonzero(targets == name) for name in names}
@@ -140,7 +138,11 @@ def judge(rows: list[dict[str, Any]]) -> dict[str, Any]:
     x, y = outcomes(rows)
     table = Table.of(x, y)
     by_target, strict = table.held_out(), table.held_out(sources_too=True)
-    return {str(level): evaluate(rows, x, table, by_target, strict, level) for level in REPORTED}
+    found = {}
+    for level in REPORTED:
+        found[str(level)] = evaluate(rows, x, table, by_target, strict, level)
+        found[str(level)]["noise"] = noise(rows, level or REFERENCE)
+    return found
 
 
 def evaluate(
@@ -191,7 +193,6 @@ def evaluate(
             "probe": error("gain", truth) if level else None,
             "mean_gain": float(100 * np.abs(truth - truth.mean()).mean()),
         },
-        "noise": noise(rows if level else ALL_ROWS, level or REFERENCE),
     }
 
 
@@ -214,83 +215,22 @@ def reliability(hurt: np.ndarray, probability: np.ndarray) -> list[dict[str, flo
     return out
 
 
-def planted(sets: dict[str, risk_data.DataSet], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sources with a known fault, and a copy of the target: what the forecast says, and what then happened.
-
-    Each target is judged by a calibration that saw no pair with it.
-    """
-    x, y = outcomes(rows)
-    good = sets[PLANTED_SOURCE]
-    rng = np.random.default_rng(0)
-    german = risk_data.german()
-    shuffled = risk_data.shuffled_words(PLANTED_SOURCE, len(good.x))
-    noisy = np.where(rng.random(len(good.y)) < 0.4, 1 - good.y, good.y)
-    cases = {
-        "flipped labels": (good.x, 1 - good.y),
-        "40 % label noise": (good.x, noisy),
-        "German, random labels": (german, rng.integers(0, 2, len(german))),
-        "shuffled words": shuffled,
-        "none": (good.x, good.y),
-    }
-    out = []
-    for name in PLANTED_TARGETS:
-        target = sets[name]
-        keep = [i for i, item in enumerate(y) if item.group != risk_data.group(name)]
-        fitted = fit_calibration([x[i] for i in keep], [y[i] for i in keep], study={**STUDY, "pairs": 0})
-        copy = (target.x[: target.pool], target.y[: target.pool])
-        for case, source in {**cases, "copy of the target": copy}.items():
-            out += _planted_levels(case, source, target, {"strategies": {"frozen": fitted}})
-    return out
-
-
-def _planted_levels(
-    case: str, source: tuple[np.ndarray, np.ndarray], target: risk_data.DataSet, calibration: dict[str, Any]
-) -> list[dict[str, Any]]:
-    pair = PreparedPair(*source, target.x[: target.pool])
-    order, test, out = target.draw(0), slice(target.pool, None), []
-    c = risk_rows.chosen_c(*source)
-    base = risk_rows.fit(*source, c)
-    gains = {}
-    for level in REPORTED[1:]:
-        rows = order[:level]
-        both = risk_rows.fit(
-            np.vstack([source[0], target.x[rows]]), np.concatenate([source[1], target.y[rows]]), c, base
-        )
-        x, y = target.x[test], target.y[test]
-        gains[level] = both.score(x, y) - risk_rows.alone(target, rows)
-    for level in REPORTED:
-        rows = order[:level]
-        risk = assess(pair.probe(target.x[rows], target.y[rows]), calibration=calibration)
-        out.append(
-            {
-                "case": case,
-                "target": target.name,
-                "labels": level,
-                "level": risk.level,
-                "probability": risk.probability,
-                "predicted_gain": risk.predicted_gain.estimate,
-                "gain": gains[level or REFERENCE],
-            }
-        )
-    return out
-
-
 def tried(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The feature sets that were compared, at 50, 100 and 300 labels."""
+    """The feature sets that were compared."""
     x, y = outcomes(rows)
     out = []
     for name, names in FEATURE_SETS.items():
-        for level in (50, 100, 300):
-            keep = [i for i, item in enumerate(y) if item.labels == level]
-            table = Table.of([x[i] for i in keep], [y[i] for i in keep], gain_features=names)
-            found = figures(table, table.held_out())
+        table = Table.of(x, y, gain_features=names)
+        predicted = table.held_out()
+        for level in REPORTED:
+            found = figures(table, predicted, level)
             out.append({"features": name, "labels": level, "count": len(names), **found})
     return out
 
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "all of the package": calibrate.GAIN_FEATURES,
-    "label-free only": calibrate.LABEL_FREE,
+    "label-free only": LABEL_FREE,
     "raw gain only": ("gain",),
     "accuracies only": ("gain", "gain_half", "zero_shot_less_target", "source_accuracy", "target_only"),
     "without agreement": tuple(
@@ -304,16 +244,18 @@ def show(results: dict[str, Any]) -> None:
     harm, errors = [], []
     for level, item in levels.items():
         ours, strict, area = item["target_held_out"], item["target_and_source_held_out"], item["auroc"]
-        ceiling = item.get("one_draw", {}).get("ceiling_auroc_of_one_outcome")
-        scores = [ours["hurt_share"], ours["auroc"], ours["brier"], ours["brier_skill"], strict["auroc"]]
-        others = [area["mmd"], area["proxy_a_distance"], area["doc"], area["probe"], ceiling]
-        harm.append([int(level), item["pairs"], *scores, strict["brier_skill"], *others])
+        within = " to ".join(f"{value:.2f}" for value in item["auroc_interval"])
+        scores = [ours["auroc"], within, ours["brier"], ours["brier_skill"], strict["auroc"]]
+        others = [area["mmd"], area["proxy_a_distance"], area["doc"], area["probe"]]
+        ceilings = [item["noise"]["one_draw"], item["noise"]["test_rows"]]
+        hurt = f"{item['pairs_that_hurt']} of {item['pairs']}"
+        harm.append([int(level), hurt, *scores, strict["brier_skill"], *others, *ceilings])
         accuracy, gain = item["accuracy_mae"], item["gain_mae"]
         first = [accuracy["forecast"], strict["accuracy_mae"], accuracy["probe"], accuracy["doc"]]
         second = [gain["forecast"], strict["gain_mae"], gain["probe"], gain["mean_gain"]]
         errors.append([int(level), *first, *second, ours["coverage"]])
-    columns = ["labels", "pairs", "hurt", "AUROC", "Brier", "skill", "AUROC strict", "skill strict"]
-    columns += ["MMD", "PAD", "DoC", "probe", "one real draw"]
+    columns = ["labels", "pairs hurt", "AUROC", "95 %", "Brier", "skill", "AUROC strict", "skill strict"]
+    columns += ["MMD", "PAD", "DoC", "probe", "one real draw", "half of the test rows"]
     print_table("Does the source hurt by more than a point? Targets held out", columns, harm)
     columns = ["labels", "accuracy", "strict", "by probe", "by DoC"]
     columns += ["gain", "strict ", "by probe ", "by mean", "80 % interval holds"]
@@ -322,38 +264,11 @@ def show(results: dict[str, Any]) -> None:
     )
     print_table(title, columns, errors)
     print_table(
-        "Reliability at 100 labels",
-        ["forecast from", "to", "rows", "mean forecast", "share that hurt"],
-        [list(bin_.values()) for bin_ in levels["100"]["reliability"]],
+        "Reliability",
+        ["labels", "forecast from", "to", "rows", "mean forecast", "share that hurt"],
+        [[int(level), *part.values()] for level, item in levels.items() for part in item["reliability"]],
     )
-    cases = list(dict.fromkeys(item["case"] for item in results["planted"]))
-    table = []
-    for case in cases:
-        for level in REPORTED:
-            items = [item for item in results["planted"] if (item["case"], item["labels"]) == (case, level)]
-            names = [item["level"] for item in items]
-            table.append([
-                case, level, *(names.count(word) for word in ("low", "moderate", "high")),
-                float(np.mean([item["probability"] for item in items])),
-                float(100 * np.mean([item["predicted_gain"] for item in items])),
-                float(100 * np.mean([item["gain"] for item in items])),
-                sum(item["gain"] < -HURT for item in items),
-            ])  # fmt: skip
-    print_table(
-        f"Planted sources, {len(PLANTED_TARGETS)} targets each",
-        [
-            "source",
-            "labels",
-            "low",
-            "moderate",
-            "high",
-            "mean probability",
-            "predicted gain",
-            "gain",
-            "truly hurt",
-        ],
-        table,
-    )
+    risk_planted.show(results["planted"])
     print_table(
         "Features tried (targets held out)",
         ["features", "count", "labels", "AUROC", "skill", "gain MAE"],
@@ -370,20 +285,17 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument(
-        "--rows", type=Path, default=cache_root().parent / "risk_rows.jsonl", help="collected rows"
-    )
-    parser.add_argument(
         "--write-calibration", action="store_true", help="replace the frozen entry of the package's"
     )
     arguments = parser.parse_args()
     started = time.perf_counter()
-    names = tuple(risk_data.files())
-    risk_rows.collect(arguments.rows, names, arguments.jobs)
-    rows = list(risk_rows.read(arguments.rows))
+    for kind in risk_rows.COLLECTED:
+        risk_rows.collect(kind, arguments.jobs)
+    rows = risk_rows.read()
     results: dict[str, Any] = {
         "study": STUDY,
-        "levels": {str(level): evaluate(rows, level) for level in REPORTED},
-        "planted": planted(risk_rows.data(names), rows),
+        "levels": judge(rows),
+        "planted": risk_planted.planted(risk_rows.data(), *outcomes(rows)),
         "tried": tried(rows),
         "tried_before": TRIED_BEFORE,
     }
@@ -396,9 +308,6 @@ def main() -> None:
 
 def write_calibration(rows: list[dict[str, Any]]) -> None:
     """Fit on all pairs and put the entry ``frozen`` into the package's calibration; other strategies stay."""
-    for row in rows:
-        if row["level"] == risk_rows.ALL:
-            row["level"] = WHOLE_POOL_LABELS
     x, y = outcomes(rows)
     pairs = len({(row["source"], row["target"]) for row in rows})
     entry = fit_calibration(x, y, study={**STUDY, "pairs": pairs, "data_sets": len(risk_data.files())})

@@ -164,8 +164,8 @@ def classify(x: Array, truth: Array, part: Part, names: Sequence[str]) -> dict[i
     start = np.zeros(design.z.shape[1])
     for place, labels in enumerate(design.amounts):
         rows = part.labels == labels
-        share = float(np.clip(np.average(truth[rows], weights=part.weights[rows]), 0.005, 0.995))
-        start[place - len(design.amounts)] = np.log(share / (1 - share))
+        base = float(np.clip(np.average(truth[rows], weights=part.weights[rows]), 0.005, 0.995))
+        start[place - len(design.amounts)] = np.log(base / (1 - base))
     precision = HURT_PENALTY * design.precision(HURT_SHARE, 1e-3 / HURT_PENALTY)
     beta = logistic(design.z, truth, part.weights, start, precision)
     out = {}

@@ -274,9 +274,7 @@ def test_amounts_with_few_rows_borrow_from_the_others():
     alone, _ = pooled_fit.regress(x[few], y[few], own, names)
     at = [dict(zip(names, row, strict=True)) for row in rng.normal(size=(300, 8))]
     truth = np.array([[row[name] for name in names] for row in at]) @ np.linspace(1, -1, 8)
-    error = [
-        np.abs([risk.linear(model[20], row) for row in at] - truth).mean() for model in (shared, alone)
-    ]
+    error = [np.abs([risk.linear(model[20], row) for row in at] - truth).mean() for model in (shared, alone)]
     assert error[0] < 0.7 * error[1]
 
 
