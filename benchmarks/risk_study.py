@@ -1,4 +1,4 @@
-"""Does the forecast of ``shift/risk.py`` come true? All pairs of 18 sentiment data sets, frozen encoder.
+"""Does the forecast of ``shift/risk.py`` come true? All pairs of 16 sentiment data sets, frozen encoder.
 
 What is predicted, for a pair of source and target and an amount of target labels: the mean over ten
 draws of the labels of (accuracy with the source less accuracy on the target labels alone), measured on
@@ -12,7 +12,7 @@ errors and intervals are chosen inside the fitted part. What was compared on the
 method was settled is in the results under ``tried`` and ``tried_before``: read the figures as slightly
 too good for that reason.
 
-``risk_rows.py`` collects the rows (about forty minutes of processor time, most of it embedding); here
+``risk_rows.py`` collects the rows (about twenty minutes of processor time, most of it embedding); here
 they are only fitted.
 
     NLP_TRANSFER_DATA=... python benchmarks/risk_study.py [--jobs 2] [--write-calibration]
