@@ -18,7 +18,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def source(name: str) -> tuple[np.ndarray, np.ndarray]:
     return chosen.x[: risk_data.SOURCE_ROWS], chosen.y[: risk_data.SOURCE_ROWS]
 
 
-@lru_cache(maxsize=None)
+@cache
 def source_model(name: str) -> tuple[float, LogisticRegression]:
     """Inverse penalty and classifier of a source."""
     x, y = source(name)

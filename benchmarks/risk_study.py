@@ -228,13 +228,19 @@ def tried(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+AGREEMENT = (
+    "gain_sharp",
+    "gain_agreement",
+    "gain_correlation",
+    "label_function",
+    "source_correlation",
+    "halves_correlation",
+)
 FEATURE_SETS: dict[str, tuple[str, ...]] = {
     "all of the package": calibrate.GAIN_FEATURES,
     "label-free only": LABEL_FREE,
-    "raw gain only": ("gain",),
-    "accuracies only": ("gain", "gain_half", "zero_shot_less_target", "source_accuracy", "target_only"),
-    "without agreement": tuple(
-        name for name in calibrate.GAIN_FEATURES if "correlation" not in name and name != "label_function"
+    "without agreement on unlabelled texts": tuple(
+        name for name in calibrate.GAIN_FEATURES if name not in AGREEMENT
     ),
 }
 
