@@ -250,7 +250,7 @@ def show(results: dict[str, Any]) -> None:
     harm, errors = [], []
     for level, item in levels.items():
         ours, strict, area = item["target_held_out"], item["target_and_source_held_out"], item["auroc"]
-        within = " to ".join(f"{value:.2f}" for value in item["auroc_interval"])
+        within = " to ".join(f"{value:.2f}" for value in item["auroc_interval"] or ())
         scores = [ours["auroc"], within, ours["brier"], ours["brier_skill"], strict["auroc"]]
         others = [area["mmd"], area["proxy_a_distance"], area["doc"], area["probe"]]
         ceilings = [item["noise"]["one_draw"], item["noise"]["test_rows"]]

@@ -23,7 +23,7 @@ LABEL_FREE: tuple[str, ...] = (
     "log_effective_share",
     "log_n_source",
 )
-SHARES = (0.3, 1.0, 3.0, 10.0)
+SHARES = (0.1, 1.0, 10.0)
 """Penalties on what sets an amount of labels apart from the others: multiples of those on what is common."""
 HURT_SHARE = 1.0
 """The same for the logistic regression."""

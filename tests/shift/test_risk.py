@@ -55,6 +55,13 @@ def test_flipped_labels_are_high_risk(count):
     assert "another source" in found.advice
 
 
+@pytest.mark.parametrize("count", [0, 20, 100, 300])
+def test_a_source_with_noisy_labels_is_not_low_risk(count):
+    found = assess(probed(count, flip=0.45))
+    assert found.level != "low"
+    assert "hardly teaches itself" in " ".join(found.reasons)
+
+
 def test_a_worse_measured_gain_raises_the_probability():
     probe = probed(100, flip=0.2)
     worse = dataclasses.replace(
