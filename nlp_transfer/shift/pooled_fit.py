@@ -136,22 +136,22 @@ def regress(x: Array, y: Array, part: Part, names: Sequence[str]) -> tuple[dict[
             solution = np.linalg.solve(gram + penalty * shrink, product)
             for labels in design.amounts:
                 rows = (part.labels == labels) & part.real
-                error = float(np.average((apart - scaled)[rows] ** 2, weights=part.weights[rows]))
-                if labels not in best or error < best[labels][0]:
-                    best[labels] = (error, penalty, share, apart, solution)
+                loss = float(np.average((apart - scaled)[rows] ** 2, weights=part.weights[rows]))
+                if labels not in best or loss < best[labels][0]:
+                    best[labels] = (loss, penalty, share, apart, solution)
     models, left_out = {}, np.empty(len(y))
-    for labels, (error, penalty, share, apart, solution) in best.items():
-        mean, unit = units[labels]
+    for labels, (loss, penalty, share, apart, solution) in best.items():
+        centre, unit = units[labels]
         rows = part.labels == labels
-        left_out[rows] = mean + unit * apart[rows]
+        left_out[rows] = centre + unit * apart[rows]
         low, high = np.quantile((y - left_out)[rows & part.real], [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
         intercept, terms = design.terms(labels, unit * solution, names)
         models[labels] = {
-            "intercept": mean + intercept,
+            "intercept": centre + intercept,
             "terms": terms,
             "penalty": penalty,
             "share": share,
-            "error": max(unit * float(np.sqrt(error)), 1e-4),
+            "error": max(unit * float(np.sqrt(loss)), 1e-4),
             "low": float(min(low, 0.0)),
             "high": float(max(high, 0.0)),
         }
