@@ -48,6 +48,11 @@ STUDY = {
         f"{finetune_runs.TEST_ROWS} test rows"
     ),
 }
+TRIED = (
+    "accuracy of the source alone, of the labels alone and log labels among the figures: worse",
+    "frozen losses bounded at 10, 20 or 40 points: no better; figures of the probe alone: about equal",
+)
+"""What was compared on these cases before the figures were settled; read the results as slightly too good."""
 READING = (
     "a linear correction of the frozen encoder's forecast; terms: mean, standard deviation and coefficient "
     "of each standardised figure (see risk.features and studied.with_forecast)"
@@ -99,8 +104,8 @@ def probed(cases: list[dict[str, Any]]) -> dict[tuple[str, str, int], dict[str, 
                     "accuracy": [risk.predicted_target_accuracy.estimate],
                 }
                 values = features(probe, {"mmd": float(mmd)})
-                out[source, target, count] = with_forecast(values, found, count) | {
-                    "frozen_probability": risk.probability
+                out[source, target, count] = with_forecast(values, found) | {
+                    "frozen_probability": risk.probability,
                 }
     return out
 
@@ -248,6 +253,7 @@ def main() -> None:
             "source_epochs": finetune_runs.SOURCE_EPOCHS, "seconds": "processor seconds on one thread",
         },
         "strategies": results,
+        "tried_before": TRIED,
         "runs": runs,
     }  # fmt: skip
     show(payload)

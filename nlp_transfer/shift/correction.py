@@ -1,9 +1,9 @@
 """Fit what fine-tuning changes: a small correction of the frozen encoder's forecast.
 
 Trainings cost minutes where a probe costs milliseconds, so a study of them has tens of cases and not
-thousands. The correction therefore sees few figures: the frozen forecast itself and what a fine-tuned model
-plainly depends on. Gain and accuracy are ridge regressions on these; the probability is the mean of the
-normal chance that follows from the predicted gain and its error, and of a shrunken logistic regression.
+thousands. The correction therefore sees few figures: the frozen forecast itself, and how far the source
+labels as the target does. Gain and accuracy are ridge regressions on these; the probability is the mean of
+the normal chance that follows from the predicted gain and its error, and of a shrunken logistic regression.
 Penalty, error and interval come from targets left out of the fit.
 """
 
@@ -25,15 +25,9 @@ Array = np.ndarray
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 HURT_PENALTY = 3.0
 """Of the logistic regression on standardised figures."""
-GAIN_FEATURES: tuple[str, ...] = (
-    "frozen_gain",
-    "frozen_log_odds",
-    "zero_shot",
-    "label_function",
-    "log_labels",
-)
-ACCURACY_FEATURES: tuple[str, ...] = ("frozen_accuracy", "zero_shot", "smooth_target_only", "log_labels")
-HURT_FEATURES: tuple[str, ...] = ("frozen_log_odds", "frozen_gain", "log_labels")
+GAIN_FEATURES: tuple[str, ...] = ("frozen_gain", "label_function")
+ACCURACY_FEATURES: tuple[str, ...] = ("frozen_accuracy",)
+HURT_FEATURES: tuple[str, ...] = ("frozen_log_odds", "label_function")
 
 
 def fit_correction(

@@ -102,7 +102,7 @@ def assess(
     if probe.n_classes in known["classes"]:
         found = _mixed([(forecast(entry, values), share) for entry, share in mix])
         if own is not None:
-            values = with_forecast(values, found, count)
+            values = with_forecast(values, found)
             found = forecast(own, values)
     else:
         found = _probe_alone(probe, known)

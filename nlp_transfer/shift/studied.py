@@ -15,6 +15,8 @@ from typing import Any
 from nlp_transfer.errors import DataError
 from nlp_transfer.shift.probe import ProbeResult
 
+FROZEN_ONLY = ("contradiction", "gain_error", "combined_error")
+"""Figures by which ``risk.forecast`` goes over to what the frozen probe measured."""
 Mix = Sequence[tuple[Mapping[str, Any], float]]
 
 
@@ -70,15 +72,19 @@ def neighbours(levels: Sequence[Mapping[str, Any]], count: int) -> list[tuple[Ma
     return [(low, 1 - share), (high, share)] if share else [(low, 1.0)]
 
 
-def with_forecast(values: Mapping[str, float], found: Mapping[str, Any], count: int) -> dict[str, float]:
-    """A correction's figures: those of the probe, the frozen encoder's forecast, and the amount of labels."""
+def with_forecast(values: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, float]:
+    """A correction's figures: those of the probe and the frozen encoder's forecast.
+
+    Fine-tuning unlearns a part of what a contradicting source does to a frozen encoder, so the probe's own
+    gain must not stand in for the forecast's.
+    """
     probability = min(max(found["probability"], 0.01), 0.99)
+    kept = {name: value for name, value in values.items() if name not in FROZEN_ONLY}
     return {
-        **values,
+        **kept,
         "frozen_gain": found["gain"][0],
         "frozen_accuracy": found["accuracy"][0],
         "frozen_log_odds": math.log(probability / (1 - probability)),
-        "log_labels": math.log(count),
     }
 
 
@@ -126,7 +132,7 @@ def beyond(
         out.append(f"{count} target labels (studied: {min(amounts)} to {max(amounts)})")
     ranges = {**mix[0][0]["range"], **(own["range"] if own else {})}
     for name, (low, high) in ranges.items():
-        if name in values and name != "log_labels" and not low <= values[name] <= high:
+        if name in values and not low <= values[name] <= high:
             out.append(_range_text(name, values[name], low, high))
     return tuple(out)
 
