@@ -191,7 +191,8 @@ def shift(
         typer.Option(help="Exit with 3 from this risk on (of the best source)."),
     ] = None,
     strategy: Annotated[
-        Literal["frozen", "full", "lora"] | None, typer.Option(help="How the model will be trained.")
+        Literal["frozen", "full", "lora"] | None,
+        typer.Option(help="How the model will be trained. Default: full, or the recipe's."),
     ] = None,
     target_labels: Annotated[
         str,

@@ -210,18 +210,7 @@ def _facts(report: ShiftReport) -> list[tuple[str, str]]:
         ("Method", f"{mmd['method']}: {mmd['method_reason']}"),
     ]
     if report.risk is not None:
-        evidence = report.risk.evidence
-        auroc = (
-            "" if evidence.auroc is None else f"; AUROC {evidence.auroc:.2f} on targets left out of the fit"
-        )
-        facts.append(
-            (
-                "Forecast",
-                f"from linear probes on the frozen encoder, calibrated on {evidence.pairs} pairs of data "
-                f"sets "
-                f"({evidence.study}){auroc}; supposes the strategy {report.strategy}",
-            )
-        )
+        facts.append(("Forecast", f"from linear probes on the frozen encoder. {words.study(report)}"))
     parts = ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in report.timings.items())
     return [*facts, ("Time", f"{report.seconds:.1f} s: {parts}")]
 

@@ -122,6 +122,8 @@ def print_shift(report: ShiftReport) -> None:
         )
     for reason in words.reasons(report):
         console.print(f"  \u2022 {escape(reason)}")
+    if risk is not None:
+        console.print(f"[dim]{escape(words.study(report))}[/dim]")
     console.print(_shift_table(report))
     console.print("[dim]* where the value would lie if both samples came from one domain[/dim]")
     for caveat in report.caveats[:SHOWN_NOTES]:

@@ -27,6 +27,7 @@ METRIC_NAMES = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
+STRATEGIES = {"frozen": "a frozen encoder", "full": "full fine-tuning", "lora": "LoRA fine-tuning"}
 SUPERSCRIPT = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -145,6 +146,22 @@ def gain_note(report: ShiftReport) -> str:
     if has_labels(report):
         return "Of accuracy, against training on the target labels alone."
     return "Of accuracy, against training on about 100 target labels and no source."
+
+
+def study(report: ShiftReport) -> str:
+    """The study behind the forecast and its size; empty without a forecast."""
+    if report.risk is None:
+        return ""
+    evidence = report.risk.evidence
+    text = (
+        f"Calibrated for {STRATEGIES[evidence.strategy]} on {evidence.cases:,} measured outcomes of "
+        f"{evidence.pairs:,} pairs ({evidence.study})"
+    )
+    if evidence.auroc is not None:
+        text += f"; AUROC {evidence.auroc:.2f} on targets left out of the fit"
+    if evidence.strategy != report.strategy:
+        text += f"; borrowed: there is no study of {STRATEGIES[report.strategy]} for this input"
+    return text + "."
 
 
 def change(name: str, difference: dict[str, Any]) -> str:

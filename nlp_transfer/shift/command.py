@@ -38,7 +38,7 @@ def shift_of_files(
         sources, targets: files, or ``sample:NAME``; several targets for one source of parallel text only.
         languages: source and target language of parallel text, which is then translated by ``model``.
         model: encoder, or translation model; None for the default one.
-        strategy: how the model will be trained; None for frozen.
+        strategy: how the model will be trained; None for full.
         seed: of every draw; None for 42.
         text_column, label_column: of all files; None to find them.
         needs_forecast: refuse a source without labels.

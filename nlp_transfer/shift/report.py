@@ -186,7 +186,7 @@ def shift_report(
     target: DomainData,
     *,
     model: ModelOptions | None = None,
-    strategy: StrategyName = "frozen",
+    strategy: StrategyName = "full",
     target_labels: int | None = None,
     max_samples: int = 2000,
     permutations: int = 200,

@@ -20,6 +20,7 @@ import numpy as np
 from nlp_transfer.errors import DataError, did_you_mean
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.probe import ProbeResult
+from nlp_transfer.shift.studied import Evidence, beyond, choose, evidence, neighbours, with_forecast
 from nlp_transfer.shift.wording import advice, caveats, reasons
 
 Level = Literal["low", "moderate", "high"]
@@ -30,30 +31,11 @@ MODERATE, HIGH = 0.2, 0.5
 DOUBT = 0.15
 """Without target labels, the share of belief kept for a label-function shift that no text can show."""
 CALIBRATION = Path(__file__).with_name("calibration.json")
+FINE_TUNING = Path(__file__).with_name("fine_tuning.json")
 NORMAL_SLOPE = 1.7
 """A logistic curve of this slope is nearly the normal distribution function."""
 Z80 = 1.2816
 """Normal quantile of an 80 % interval."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a forecast rests on.
-
-    Attributes:
-        study: name and short description of the study behind the calibration.
-        pairs: source-target pairs in it.
-        auroc: of the probability for "hurts by more than a point" on targets held out of the fit, at the
-            nearest amount of labels; None where it could not be measured.
-        labels: the amounts of target labels studied that this forecast lies between.
-        outside: what about this input lies outside of what was studied; empty when nothing does.
-    """
-
-    study: str
-    pairs: int
-    auroc: float | None
-    labels: tuple[int, ...]
-    outside: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -107,21 +89,24 @@ def assess(
     Raises:
         DataError: an unknown strategy, or a calibration without any.
     """
-    table = calibration or load_calibration()
     if strategy not in ("frozen", "full", "lora"):
         raise DataError(
             f"unknown strategy {strategy!r}", fix=did_you_mean(strategy, ["frozen", "full", "lora"])
         )
-    known, borrowed = _strategy(table, strategy)
+    known, own = choose(calibration or load_calibration(), strategy)
     count = probe.n_labels if n_target_labels is None else n_target_labels
     count = count if probe.n_labels else 0
     values = features(probe, statistics)
-    mix = _neighbours(known["levels"], count)
-    outside = _outside(known, mix, probe, values, count, strategy if borrowed else None)
+    mix = neighbours(known["levels"], count)
+    own = own if count and probe.n_classes in known["classes"] else None
     if probe.n_classes in known["classes"]:
         found = _mixed([(forecast(entry, values), share) for entry, share in mix])
+        if own is not None:
+            values = with_forecast(values, found)
+            found = forecast(own, values)
     else:
         found = _probe_alone(probe, known)
+    outside = beyond(known, own, mix, probe, values, count, strategy)
     if not probe.n_labels:
         found["probability"] = (1 - DOUBT) * found["probability"] + DOUBT / 2
     probability = float(np.clip(found["probability"], 0.01, 0.99))
@@ -130,7 +115,6 @@ def assess(
         Figure(*found["gain"]),
         Figure(*(float(np.clip(v, 0, 1)) for v in found["accuracy"])),
     )
-    nearest = max(mix, key=lambda item: item[1])[0]
     return Risk(
         probability=probability,
         predicted_gain=gain,
@@ -139,21 +123,15 @@ def assess(
         reasons=reasons(probe, gain),
         advice=advice(probe, level, gain),
         caveats=caveats(probe, outside),
-        evidence=Evidence(
-            study=known["study"]["name"],
-            pairs=int(known["study"]["pairs"]),
-            auroc=nearest["figures"].get("auroc"),
-            labels=tuple(int(entry["labels"]) for entry, _ in mix),
-            outside=outside,
-        ),
+        evidence=evidence(known, own, mix, strategy, outside),
     )
 
 
 @lru_cache(maxsize=1)
 def load_calibration() -> Mapping[str, Any]:
-    """The package's calibration."""
-    table: Mapping[str, Any] = json.loads(CALIBRATION.read_text(encoding="utf-8"))
-    return table
+    """The package's calibration: of the frozen encoder, and what fine-tuning changes."""
+    table, other = (json.loads(path.read_text(encoding="utf-8")) for path in (CALIBRATION, FINE_TUNING))
+    return {**table, "strategies": {**table["strategies"], **other["strategies"]}}
 
 
 def flatten(probe: ProbeResult) -> dict[str, float]:
@@ -337,62 +315,3 @@ def _mixed(parts: Sequence[tuple[dict[str, Any], float]]) -> dict[str, Any]:
             for name in ("gain", "accuracy")
         },
     }
-
-
-def _strategy(table: Mapping[str, Any], strategy: str) -> tuple[Mapping[str, Any], bool]:
-    """The calibration of a strategy, and whether it had to be borrowed from another."""
-    strategies = table.get("strategies", {})
-    if strategy in strategies:
-        return strategies[strategy], False
-    if "frozen" not in strategies:
-        raise DataError(
-            "the calibration has no strategies", expected="strategies.frozen", fix="calibrate again"
-        )
-    return strategies["frozen"], True
-
-
-def _neighbours(levels: Sequence[Mapping[str, Any]], count: int) -> list[tuple[Mapping[str, Any], float]]:
-    """The studied amounts of labels on both sides of ``count`` and their shares, linear in log labels."""
-    if count == 0:
-        return [(next(entry for entry in levels if entry["labels"] == 0), 1.0)]
-    known = sorted((entry for entry in levels if entry["labels"] > 0), key=lambda entry: entry["labels"])
-    below = [entry for entry in known if entry["labels"] <= count]
-    above = [entry for entry in known if entry["labels"] > count]
-    if not below or not above:
-        return [(below[-1] if below else above[0], 1.0)]
-    low, high = below[-1], above[0]
-    share = math.log(count / low["labels"]) / math.log(high["labels"] / low["labels"])
-    return [(low, 1 - share), (high, share)] if share else [(low, 1.0)]
-
-
-def _range_text(name: str, value: float, low: float, high: float) -> str:
-    """A figure beside its studied range, in its own unit: those fitted as logarithms are turned back."""
-    label = {"log_n_source": "source texts"}.get(name, name.removeprefix("log_").replace("_", " "))
-    if name.startswith("log_"):
-        value, low, high = math.exp(value), math.exp(low), math.exp(high)
-    form = ",.0f" if high >= 100 else ".3g"
-    return f"{value:{form}} {label} (studied: {low:{form}} to {high:{form}})"
-
-
-def _outside(
-    known: Mapping[str, Any],
-    mix: Sequence[tuple[Mapping[str, Any], float]],
-    probe: ProbeResult,
-    values: Mapping[str, float],
-    count: int,
-    borrowed_for: str | None,
-) -> tuple[str, ...]:
-    out = []
-    if borrowed_for:
-        out.append(f"strategy {borrowed_for} was not studied: the forecast is the one for a frozen encoder")
-    if probe.n_classes not in known["classes"]:
-        studied = ", ".join(str(item) for item in known["classes"])
-        out.append(f"{probe.n_classes} classes (studied: {studied}): the forecast rests on the probe alone")
-    amounts = [entry["labels"] for entry in known["levels"] if entry["labels"]]
-    if count and not min(amounts) <= count <= max(amounts):
-        out.append(f"{count} target labels (studied: {min(amounts)} to {max(amounts)})")
-    ranges = mix[0][0]["range"]
-    for name, (low, high) in ranges.items():
-        if name in values and not low <= values[name] <= high:
-            out.append(_range_text(name, values[name], low, high))
-    return tuple(out)
