@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import is_main_process, notice
 from nlp_transfer.errors import OutputError, Problem, RecipeError
-from nlp_transfer.models.attention import trains_in_bf16
+from nlp_transfer.models.attention import bf16_attention
 from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
@@ -270,10 +269,9 @@ def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> Tra
         OutputError: the disk is full or the folder cannot be written.
         InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
     """
-    slow_kernel = trainer.args.bf16 and trainer.args.device.type == "cpu"
     model: Any = trainer.model
     try:
-        with clear_errors(folder), trains_in_bf16(model) if slow_kernel else contextlib.nullcontext():
+        with clear_errors(folder), bf16_attention(model, trainer.args.bf16):
             return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except OutputError:
         if is_main_process():
