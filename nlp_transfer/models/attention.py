@@ -1,4 +1,4 @@
-"""Attention for training in bfloat16 on a CPU, where torch's fused kernel is slow."""
+"""Attention in bfloat16 on a CPU, where torch's fused kernel is slow."""
 
 from __future__ import annotations
 
@@ -88,9 +88,12 @@ def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @contextlib.contextmanager
-def trains_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Within this block the parts of a model that use torch's fused attention use ``attention``."""
-    changed = []
+def bf16_attention(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Within this block the parts of a CPU's model that use torch's fused attention use ``attention``."""
+    changed: list[PreTrainedModel] = []
+    if not wanted or next(model.parameters()).device.type != "cpu":
+        yield
+        return
     with quiet():  # about models that cannot change: they keep what they have
         for part in model.modules():
             if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":

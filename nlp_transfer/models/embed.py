@@ -20,6 +20,7 @@ import torch
 from nlp_transfer.console import is_main_process
 from nlp_transfer.errors import DataError, ModelError
 from nlp_transfer.models import load
+from nlp_transfer.models.attention import bf16_attention
 from nlp_transfer.models.cache import EmbeddingStore, cache_root, text_keys
 from nlp_transfer.models.inference import token_batches
 from nlp_transfer.models.load import ModelOptions, ModelSource
@@ -302,17 +303,21 @@ class Embedder:
         result: NDArray[np.float32] | None = None
         was_training = encoder.training
         encoder.eval()
-        try:
-            for indices in token_batches([len(row) for row in ids], self.batch_tokens):
-                inputs, mask = _pad([ids[index] for index in indices], tokenizer.pad_token_id)
-                inputs, mask = inputs.to(self.device), mask.to(self.device)
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        half = self.precision == "bf16"
+        try:  # autocast keeps its copies of the weights until its block ends: one block for all batches
+            with (
+                torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+                bf16_attention(encoder, half),
+            ):
+                for indices in token_batches([len(row) for row in ids], self.batch_tokens):
+                    inputs, mask = _pad([ids[index] for index in indices], tokenizer.pad_token_id)
+                    inputs, mask = inputs.to(self.device), mask.to(self.device)
                     outputs = encoder(input_ids=inputs, attention_mask=mask, return_dict=True, **fixed)
-                vectors = pool_layers(outputs, mask, self.pooling, self.layer).float().cpu().numpy()
-                if result is None:
-                    result = np.empty((len(ids), *vectors.shape[1:]), dtype=np.float32)
-                result[indices] = vectors
-                bar.update(len(indices))
+                    vectors = pool_layers(outputs, mask, self.pooling, self.layer).float().cpu().numpy()
+                    if result is None:
+                        result = np.empty((len(ids), *vectors.shape[1:]), dtype=np.float32)
+                    result[indices] = vectors
+                    bar.update(len(indices))
         finally:
             encoder.train(was_training)
         assert result is not None

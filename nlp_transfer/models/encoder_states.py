@@ -95,13 +95,13 @@ class EncoderStates:
         shape = (int(offsets[-1]), self.width)
         out = np.lib.format.open_memmap(scratch, "w+", np.dtype(self.kind), shape)
         try:
-            for indices in token_batches(np.diff(offsets), 4096 if device.type == "cpu" else 65_536):
-                tokens, mask = _pad([ids[i] for i in indices])
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device.type)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16_pays(device.type)):
+                for indices in token_batches(np.diff(offsets), 4096 if device.type == "cpu" else 65_536):
+                    tokens, mask = _pad([ids[i] for i in indices])
                     output = self.encoder(input_ids=tokens.to(device), attention_mask=mask.to(device))
-                states = output.last_hidden_state.float().cpu().numpy()
-                for row, index in enumerate(indices):
-                    out[offsets[index] : offsets[index + 1]] = states[row, : len(ids[index])]
+                    states = output.last_hidden_state.float().cpu().numpy()
+                    for row, index in enumerate(indices):
+                        out[offsets[index] : offsets[index + 1]] = states[row, : len(ids[index])]
             out.flush()
             os.replace(scratch, path)
         finally:

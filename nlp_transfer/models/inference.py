@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nlp_transfer.models.attention import bf16_attention
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.processes import gather, rank, world_size
 
@@ -62,15 +63,14 @@ def predict_logits(
     lengths = np.asarray(encoded["length"])
     own, world = rank(), world_size()
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for number, indices in enumerate(token_batches(lengths, budget)):
-        if number % world != own:
-            continue
-        chunk = rows[indices.tolist()]
-        batch = collate([{name: chunk[name][i] for name in columns} for i in range(len(indices))])
-        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
-            logits = model(**inputs).logits
-        parts.append((indices, logits.float().cpu().numpy()))
+    with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16), bf16_attention(model, use_bf16):
+        for number, indices in enumerate(token_batches(lengths, budget)):
+            if number % world != own:
+                continue
+            chunk = rows[indices.tolist()]
+            batch = collate([{name: chunk[name][i] for name in columns} for i in range(len(indices))])
+            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+            parts.append((indices, logits.float().cpu().numpy()))
     model.train(was_training)
     parts = [part for found in gather(parts) for part in found]
     if not parts:

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from nlp_transfer.console import is_main_process, warn
 from nlp_transfer.errors import DataError, InterruptedTraining, NlpTransferError, OutputError, TrainingError
-from nlp_transfer.models.attention import trains_in_bf16
+from nlp_transfer.models.attention import bf16_attention
 from nlp_transfer.processes import rank, world_size
 from nlp_transfer.training.checkpoints import remove_damaged
 
@@ -298,10 +298,9 @@ def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> Tra
         OutputError: the disk is full or the folder cannot be written.
         InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
     """
-    slow_kernel = trainer.args.bf16 and trainer.args.device.type == "cpu"
     model: Any = trainer.model
     try:
-        with clear_errors(folder), trains_in_bf16(model) if slow_kernel else contextlib.nullcontext():
+        with clear_errors(folder), bf16_attention(model, trainer.args.bf16):
             return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except OutputError:
         if is_main_process():

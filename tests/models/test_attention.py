@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from nlp_transfer.models.attention import NAME, attention, trains_in_bf16
+from nlp_transfer.models.attention import NAME, attention, bf16_attention
 from tests.tiny import TEXTS, tiny_model
 
 LAYER = SimpleNamespace(is_causal=False)
@@ -89,7 +89,7 @@ def test_gradients_are_as_near_to_float32_as_those_of_the_fused_kernel(tmp_path,
 
     exact, fused = gradient(False), gradient(True)
     before = model.config._attn_implementation
-    with trains_in_bf16(model):
+    with bf16_attention(model):
         ours = gradient(True)
         if before == "sdpa":
             assert model.config._attn_implementation == NAME
