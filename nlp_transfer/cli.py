@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from nlp_transfer.cli_models import RunArgument, UsageError, export, rank
+from nlp_transfer.cli_models import RunArgument, UsageError, export, plan, rank, tune
 from nlp_transfer.errors import NlpTransferError
 
 app = typer.Typer(
@@ -286,6 +286,8 @@ def recipes_schema() -> None:
 
 
 app.command()(rank)
+app.command()(plan)
+app.command()(tune)
 app.command()(export)
 
 

@@ -352,6 +352,8 @@ HELP = {
     "predict": "--input",
     "shift": "--target",
     "rank": "--models",
+    "plan": "--budget-minutes",
+    "tune": "--trials",
     "export": "--format",
     "doctor": "--json",
     "demo": "--output",

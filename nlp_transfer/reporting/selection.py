@@ -1,4 +1,4 @@
-"""Terminal output of ``rank`` and ``export``."""
+"""Terminal output of ``rank``, ``plan``, ``tune`` and ``export``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from nlp_transfer.export import Exported
     from nlp_transfer.numeric.transferability import Estimate
+    from nlp_transfer.selection.choices import Option
+    from nlp_transfer.selection.plan import Plan
     from nlp_transfer.selection.rank import Ranking
+    from nlp_transfer.training.search import Search
 
 
 def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
@@ -59,6 +62,64 @@ def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
 
 def _score(found: Estimate, *, full: bool) -> str:
     return f"{found.value:.3f}" + (f" [dim]({found.low:.3f} to {found.high:.3f})[/dim]" if full else "")
+
+
+def print_plan(plan: Plan, output: Path | None = None) -> None:
+    """The answer, why, and all options side by side."""
+    console = stdout()
+    console.print(f"[bold]{escape(plan.headline)}[/bold]")
+    for reason in plan.reasons:
+        console.print(f"  {escape(reason)}")
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("strategy", "source", "weighted"):
+        table.add_column(title, overflow="fold")
+    for title in ("expected accuracy", "80 %", "minutes", "GB"):
+        table.add_column(title, justify="right")
+    for option in plan.options:
+        table.add_row(*_option_cells(option), style="bold" if option == plan.choice else None)
+    console.print(table)
+    if output is not None:
+        console.print(f"nlp-transfer train [bold]{escape(str(output))}[/bold]")
+
+
+def _option_cells(option: Option) -> list[str]:
+    accuracy = option.accuracy
+    minutes = f"{option.minutes:.1f}" if option.why_not is None else f"{option.minutes:.1f} (ruled out)"
+    return [
+        option.strategy,
+        escape(option.source or "none"),
+        "yes" if option.weighted else "no",
+        f"{100 * accuracy.estimate:.1f}",
+        f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
+        minutes,
+        f"{option.memory_gb:.1f}",
+    ]
+
+
+def print_search(search: Search) -> None:
+    """The trials, best first, and where the best recipe is."""
+    console = stdout()
+    sign = -1.0 if search.greater_is_better else 1.0
+    order = sorted(
+        search.trials, key=lambda trial: (trial.state != "complete", sign * (trial.score or 0), trial.number)
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("trial", justify="right")
+    for key in search.best_trial.values:
+        table.add_column(escape(key), justify="right", overflow="fold")
+    table.add_column(search.metric, justify="right")
+    for trial in order[:10]:
+        values = (trial.values.get(key) for key in search.best_trial.values)
+        cells = [f"{value:.3g}" if isinstance(value, float) else escape(str(value)) for value in values]
+        score = trial.state if trial.state != "complete" else f"{trial.score:.4f}"
+        table.add_row(str(trial.number), *cells, score)
+    console.print(table)
+    pruned = sum(trial.state == "pruned" for trial in search.trials)
+    console.print(
+        f"{len(search.trials)} trials, {pruned} cut short; {search.metric} on {search.held_out}, which "
+        "chose the best: read it as slightly optimistic"
+    )
+    console.print(f"nlp-transfer train [bold]{escape(str(search.folder / 'best.yaml'))}[/bold]")
 
 
 def print_export(exported: Exported) -> None:
