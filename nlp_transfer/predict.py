@@ -91,6 +91,7 @@ def load_model(run: str | Path) -> TextModel:
             found=", ".join(sorted(path.name for path in folder.iterdir())),
             fix=f"finish it with: nlp-transfer train {folder / 'recipe.yaml'} --resume",
         )
+    _refuse_export(run, folder)
     options = ModelOptions(name=str(folder), dtype="auto")
     where = locate(options)
     saved = where.read_json(TASK_FILE)
@@ -109,6 +110,17 @@ def load_model(run: str | Path) -> TextModel:
         model.to("cuda")  # type: ignore[arg-type]
     task = task_class.from_model(model.config, saved).settle(tokenizer, model.config)
     return TextModel(model, tokenizer, task)
+
+
+def _refuse_export(run: str | Path, folder: Path) -> None:
+    """Say what an export for another engine is; raises ModelError."""
+    for name, engine in (("model.bin", "ctranslate2.Translator"), ("model.onnx", "onnxruntime")):
+        if (folder / name).is_file() and (folder / "export.json").is_file():
+            raise ModelError(
+                f"{run} is an export: its {name} is not for torch",
+                expected="a run folder, its model/, or an export with --format merged",
+                fix=f"load it with {engine}; its export.json says how it is called",
+            )
 
 
 @calm()
