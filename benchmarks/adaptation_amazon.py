@@ -29,6 +29,8 @@ from common import print_table, save
 DRAWS = 1000
 HURT = 0.01
 """Negative transfer: target accuracy lower than without the source by more than this."""
+NAMES = {"source-only": "source and target labels"}
+"""What the reference without a method is where the target has labels."""
 Cell = dict[str, Any]
 
 
@@ -119,7 +121,7 @@ def advice(cells: list[Cell]) -> list[Cell]:
         chosen = [cell for cell in cells if cell["advice"] == text]
         alone = [cell["methods"]["target-only"]["accuracy"] for cell in chosen]
         entry: Cell = {"advice": text, "pairs": len(chosen)}
-        for name in ("source-only", "density_ratio"):
+        for name in (NAMES["source-only"], "density_ratio"):
             gains = [c["methods"][name]["accuracy"] - a for c, a in zip(chosen, alone, strict=True)]
             entry[name] = {"hurt": sum(gain < -HURT for gain in gains), "gain": statistics.mean(gains)}
         out.append(entry)
@@ -160,6 +162,8 @@ def main() -> None:
     modes = {}
     for mode in ("unlabelled", "few"):
         modes[mode] = [{**cell, "methods": cell[mode]} for cell in frozen]
+    for cell in modes["few"]:
+        cell["methods"] = {NAMES.get(name, name): entry for name, entry in cell["methods"].items()}
     full = full_cells(options.work, options.full_pairs, 0, run=not options.finished)
     report(modes, full, options.seeds)
 
@@ -178,7 +182,10 @@ def report(modes: dict[str, list[Cell]], full: list[Cell], seeds: list[int]) -> 
     print_table(
         "the shift report's advice with 100 labels: pairs, and how many the source hurts",
         ["advice", "pairs", "unweighted", "density_ratio"],
-        [[e["advice"], e["pairs"], e["source-only"]["hurt"], e["density_ratio"]["hurt"]] for e in advised],
+        [
+            [e["advice"], e["pairs"], e[NAMES["source-only"]]["hurt"], e["density_ratio"]["hurt"]]
+            for e in advised
+        ],
     )
     full_setting = {
         key: getattr(adaptation_full, key) for key in ("ROWS", "LENGTH", "BATCH", "RATE", "EPOCHS")
