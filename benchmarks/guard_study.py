@@ -136,8 +136,14 @@ def source_rows(case: Case, rest: list[dict[str, Any]], most: int) -> list[dict[
     return rows
 
 
-def run(case: Case, size: Size) -> dict[str, Any]:
-    """The guard's verdict, and the accuracy of both models on rows that no run has seen."""
+def run(case: Case, size: Size, known_alone: float | None) -> dict[str, Any]:
+    """The guard's verdict, and the accuracy of both models on rows that no run has seen.
+
+    Args:
+        case: what to run.
+        size: of its data, and the recipe.
+        known_alone: accuracy of the run without the source, where another case has measured it.
+    """
     from nlp_transfer import Recipe, train
 
     started = time.process_time()
@@ -158,14 +164,15 @@ def run(case: Case, size: Size) -> dict[str, Any]:
             "output_dir": f"{place}/run",
         }
         found = train(Recipe.from_dict(values))
-        without = {key: value for key, value in values.items() if key not in ("source", "guard")}
-        alone = train(Recipe.from_dict(without | {"output_dir": f"{place}/alone"}))
+        if known_alone is None:
+            without = {key: value for key, value in values.items() if key not in ("source", "guard")}
+            known_alone = train(Recipe.from_dict(without | {"output_dir": f"{place}/alone"})).score()
     guard = found.metrics["guard"]
     return {
         **case._asdict(),
         **{key: guard[key] for key in ("verdict", "gain", "brier_gain", "rows")},
         "with_source": found.score(),
-        "target_only": alone.score(),
+        "target_only": known_alone,
         "test_rows": len(test),
         "seconds": time.process_time() - started,
     }
@@ -235,11 +242,13 @@ def report(runs: dict[str, list[dict[str, Any]]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True, help="keep finished cells here")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), help="compute these; all are shown")
     parser.add_argument("--draws", type=int, default=3, help="of the frozen runs")
     parser.add_argument("--lora", action="store_true", help="run LoRA too; finished cells are always shown")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     runs: dict[str, list[dict[str, Any]]] = {}
+    alone: dict[tuple[str, str, int], float] = {}
     plans = (
         ("frozen", FROZEN, frozen_cases(options.draws), True),
         ("lora", LORA, lora_cases(), options.lora),
@@ -247,13 +256,15 @@ def main() -> None:
     for kind, size, cases, computes in plans:
         for case in cases:
             path = case.path(options.work, kind)
-            if not path.exists() and computes:
-                cell = run(case, size)
+            if not path.exists() and computes and case.target in options.targets:
+                cell = run(case, size, alone.get((kind, case.target, case.draw)))
                 path.write_text(json.dumps(cell), "utf-8")
                 gain = cell["with_source"] - cell["target_only"]
                 print(f"{path.stem}: {cell['verdict']}, measured {100 * gain:+.1f}", flush=True)
             if path.exists():
-                runs.setdefault(kind, []).append(json.loads(path.read_text("utf-8")))
+                cell = json.loads(path.read_text("utf-8"))
+                alone[kind, case.target, case.draw] = cell["target_only"]
+                runs.setdefault(kind, []).append(cell)
     report(runs)
 
 

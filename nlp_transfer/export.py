@@ -1,40 +1,37 @@
-"""Ship a trained model: merged weights for plain transformers, or ONNX, each checked against the original."""
+"""Ship a trained model: merged, as ONNX or for CTranslate2, each checked against the original."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import shutil
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nlp_transfer.console import calm
-from nlp_transfer.errors import ModelError, NlpTransferError, OutputError
+from nlp_transfer.errors import ModelError, OutputError
+from nlp_transfer.export_checks import (
+    CHECK_ROWS,
+    CheckRows,
+    check_rows,
+    compare_logits,
+    compare_translations,
+    token_rows,
+    torch_logits,
+    translations,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nlp_transfer.predict import TextModel
 
-CHECK_ROWS = 128
-"""Texts on which the exported model is compared with the original."""
-TOLERANCE = 1e-3
-"""Largest difference between two float32 logits, relative to the largest logit (at least 1)."""
 EXPORT_FILE = "export.json"
 """In the exported folder: how it was checked."""
+_WEIGHTS = (".onnx", ".data", ".safetensors", ".bin")
 ONNX_FILE = "model.onnx"
-TEXTS = (
-    "A fine film, from the first scene to the last.",
-    "It broke after two days.",
-    "I do not know what to make of it; the second half is better than the first, if a little long.",
-    "No.",
-)
-"""Checked where the run's own validation rows cannot be read."""
+Quantization = Literal["float32", "int8"]
 
 
 @dataclass(frozen=True)
@@ -43,28 +40,33 @@ class Exported:
 
     Attributes:
         folder: where it is.
-        format: merged or onnx.
-        int8: whether its weights are 8-bit integers.
+        format: merged, onnx or ctranslate2.
+        quantization: of its weights, float32 or int8.
         megabytes: size of its weights.
         rows: texts of the comparison; 0: there was none.
         difference: largest absolute difference of the logits.
-        agreement: share of the texts with the same predicted class; None for ratings.
-        seconds, original_seconds: for these texts, one by one, with the exported model and in torch.
+        agreement: share of the texts with the same predicted class (None for ratings), or translation.
+        bleu, original_bleu: of translations of these rows, where they have references.
+        seconds, original_seconds: for these texts with the exported model and in torch; classes one by one.
+        calling: of CTranslate2: what to give to ``translate_batch``, and the prefix of each text.
     """
 
     folder: Path
     format: str
-    int8: bool
+    quantization: str
     megabytes: float
     rows: int = 0
     difference: float | None = None
     agreement: float | None = None
+    bleu: float | None = None
+    original_bleu: float | None = None
     seconds: float | None = None
     original_seconds: float | None = None
+    calling: dict[str, Any] | None = None
 
     @property
     def speedup(self) -> float | None:
-        """How many times faster than torch, text by text."""
+        """How many times faster than torch."""
         if not self.seconds or not self.original_seconds:
             return None
         return self.original_seconds / self.seconds
@@ -72,12 +74,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class Job:
-    """One export: the loaded model, the folder that is written, the texts of the check, and 8 bits or not."""
+    """One export: the loaded model, the folder that is written, the rows of the check."""
 
     loaded: TextModel
     folder: Path
-    texts: list[str] = field(default_factory=list)
-    int8: bool = False
+    check: CheckRows = field(default_factory=lambda: CheckRows([]))
+    quantization: Quantization = "float32"
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def export_model(
     output: str | Path,
     *,
     format: str = "merged",
-    int8: bool = False,
+    quantization: Quantization = "float32",
     overwrite: bool = False,
 ) -> Exported:
     """Write a trained model in another form.
@@ -110,23 +112,28 @@ def export_model(
         run: a run folder, or a model folder.
         output: the new folder.
         format: a key of ``FORMATS``.
-        int8: 8-bit weights, where the format has them.
+        quantization: of the weights; int8 where the format has it.
         overwrite: replace an earlier export in ``output``.
 
     Raises:
         ModelError: no model in ``run``, one that this format cannot hold, or an exported model whose logits
-            differ from the original's; nothing is left behind then.
+            differ from the original's, or whose BLEU falls below it; nothing is left behind then.
+        MissingExtraError: the format needs a package that is not installed.
         OutputError: ``output`` is there already.
 
-    Cost: the check, one pass in each form over 128 texts at most; ONNX takes another 10 s to trace.
+    Cost: the check, one pass in each form over 128 texts (CTranslate2: 500) at most; ONNX takes another 10 s
+    to trace; CTranslate2 holds the weights twice.
     """
     from nlp_transfer.predict import load_model
     from nlp_transfer.training.artifacts import write_json
 
     chosen, output = FORMATS[format], Path(output)
-    if int8 and not chosen.int8:
+    if quantization != "float32" and not chosen.int8:
         able = [name for name, other in FORMATS.items() if other.int8]
-        raise ModelError(f"--int8 is not for the format {format}", expected=f"--format {' or '.join(able)}")
+        raise ModelError(
+            f"--quantization {quantization} is not for the format {format}",
+            expected=f"--format {' or '.join(able)}",
+        )
     _check_output(output, overwrite)
     loaded = load_model(run)
     if loaded.task.kind not in chosen.tasks:
@@ -141,10 +148,10 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         folder = Path(scratch) / "export"
         folder.mkdir()
-        figures = chosen.write(Job(loaded, folder, check_texts(Path(run)), int8))
-        weights = [path for path in folder.rglob("*") if path.suffix in (".onnx", ".data", ".safetensors")]
+        figures = chosen.write(Job(loaded, folder, check_rows(Path(run)), quantization))
+        weights = [path for path in folder.rglob("*") if path.suffix in _WEIGHTS]
         size = sum(path.stat().st_size for path in weights) / 1e6
-        result = Exported(output, format, int8, round(size, 1), **figures)
+        result = Exported(output, format, quantization, round(size, 1), **figures)
         record = {key: value for key, value in asdict(result).items() if key != "folder"}
         write_json(folder / EXPORT_FILE, {**record, "speedup": result.speedup})
         if output.exists():
@@ -167,31 +174,6 @@ def _check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} cannot be written: {parent} is a file", fix="choose another --output")
 
 
-def check_texts(run: Path) -> list[str]:
-    """The run's own held-out target texts, or a few built-in ones where its data is out of reach."""
-    from nlp_transfer.data.domains import load_domain
-    from nlp_transfer.recipe import Recipe
-
-    try:
-        folder = next(path for path in (run, run.parent) if (path / "recipe.yaml").is_file())
-        recipe = Recipe.load(folder / "recipe.yaml")
-        if recipe.task.kind != "sentiment":
-            return []
-        rating = getattr(recipe.task, "loss", None) == "mse"
-        data = load_domain(
-            recipe.target,
-            role="target",
-            objective="regression" if rating else "classification",
-            seed=recipe.seed,
-            base=recipe.base,
-            need=("validation",) if recipe.target.trains else (),
-        )
-    except (NlpTransferError, OSError, StopIteration):
-        return list(TEXTS)
-    rows = data.validation or data.test or data.train
-    return list(TEXTS) if not rows else [str(text) for text in rows[:CHECK_ROWS]["text"]]
-
-
 def write_merged(job: Job) -> dict[str, Any]:
     """One folder with all weights, an adapter folded in, and the tokenizer; read back and compared."""
     from nlp_transfer.predict import load_model
@@ -202,176 +184,66 @@ def write_merged(job: Job) -> dict[str, Any]:
     task.save_model(loaded.model, job.folder)
     loaded.tokenizer.save_pretrained(job.folder)
     write_json(job.folder / TASK_FILE, {"task": task.kind, **task.describe()})
-    if task.kind != "sentiment":
-        return {}
     again = load_model(job.folder)
     again.model.float().cpu()
-    rows = _tokens(loaded, job.texts)
-    return _compared(loaded, rows, lambda row: _torch_logits(again, row), "the merged model")
+    if task.kind != "sentiment":
+        few = CheckRows(job.check.texts[:CHECK_ROWS], (job.check.references or [])[:CHECK_ROWS] or None)
+        return compare_translations(loaded, few, lambda texts: translations(again, texts), "the merged model")
+    rows = token_rows(loaded, job.check.texts)
+    return compare_logits(loaded, rows, lambda row: torch_logits(again, row), "the merged model")
 
 
 def write_onnx(job: Job) -> dict[str, Any]:
     """``model.onnx``: token ids and mask to logits, any number of texts and tokens; pooling included."""
-    import torch
+    from nlp_transfer.models import onnx
 
-    loaded = job.loaded
-    if len(_installed()) < 3:
-        raise ModelError(
-            "ONNX export needs packages that are not installed",
-            expected="onnx, onnxruntime and onnxscript",
-            fix="pip install 'nlp-transfer[export]'",
-        )
-    graph = job.folder / ONNX_FILE
-    model: Any = loaded.model
-    model.set_attn_implementation("eager")
-    ids = torch.randint(5, 20, (2, 7))
-    mask = torch.ones_like(ids)
-    mask[1, 4:] = 0
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens")}
-    with _silence():
-        torch.onnx.export(
-            _logits_module(model),
-            (ids, mask),
-            str(graph),
-            dynamo=True,
-            dynamic_shapes=(axes, axes),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            external_data=_bytes(model) > 1_500_000_000,
-            verbose=False,
-        )
-        if job.int8:
-            _quantize(graph)
+    loaded, graph = job.loaded, job.folder / ONNX_FILE
+    onnx.write_graph(loaded.model, graph, int8=job.quantization == "int8")
     loaded.tokenizer.save_pretrained(job.folder)
-    model.config.save_pretrained(job.folder)
-    session = _session(graph)
+    loaded.model.config.save_pretrained(job.folder)
+    session = onnx.session(graph)
 
     def logits(row: dict[str, NDArray]) -> NDArray:
         return session.run(None, row)[0]
 
-    rows = _tokens(loaded, job.texts)
-    return _compared(loaded, rows, logits, "the ONNX model", exact=not job.int8)
+    rows = token_rows(loaded, job.check.texts)
+    return compare_logits(loaded, rows, logits, "the ONNX model", exact=job.quantization == "float32")
+
+
+def write_ctranslate2(job: Job) -> dict[str, Any]:
+    """A folder for ``ctranslate2.Translator``, with the tokenizer; its translations compared."""
+    from nlp_transfer.models import ct2
+    from nlp_transfer.models.load import resolve_max_length
+    from nlp_transfer.tasks.base import TASK_FILE
+    from nlp_transfer.training.artifacts import write_json
+
+    loaded, task = job.loaded, job.loaded.task
+    settings = ct2.convert(loaded.model, loaded.tokenizer, job.folder, quantization=job.quantization)
+    loaded.tokenizer.save_pretrained(job.folder)
+    write_json(job.folder / TASK_FILE, {"task": task.kind, **task.describe(), "format": "ctranslate2"})
+    prefix = getattr(task, "prefix", "")
+    length = resolve_max_length(loaded.tokenizer, loaded.model.config, None)
+
+    def translate(texts: list[str]) -> list[str]:
+        return ct2.translate(
+            job.folder,
+            loaded.tokenizer,
+            [prefix + text for text in texts],
+            settings,
+            quantization=job.quantization,
+            max_length=length,
+            max_new_tokens=task.options.max_new_tokens,
+        )
+
+    figures = compare_translations(
+        loaded, job.check, translate, f"the CTranslate2 model ({job.quantization})"
+    )
+    return {**figures, "calling": {"prefix": prefix, **settings.arguments()}}
 
 
 FORMATS: dict[str, Format] = {
     "merged": Format(("sentiment", "translation"), write_merged),
     "onnx": Format(("sentiment",), write_onnx, int8=True),
+    "ctranslate2": Format(("translation",), write_ctranslate2, int8=True),
 }
 """What can be exported; a new format is a function and a line here."""
-
-
-def _logits_module(model: Any) -> Any:
-    """The model as a module from ids and mask to logits."""
-    import torch
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    return Logits().eval()
-
-
-def _quantize(graph: Path) -> None:
-    """8-bit weights in place of float32."""
-    from onnxruntime.quantization import quantize_dynamic
-
-    whole = graph.with_name("whole.onnx")
-    graph.rename(whole)
-    quantize_dynamic(whole, graph)
-    whole.unlink()
-
-
-def _session(graph: Path) -> Any:
-    import onnxruntime
-    import torch
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-
-
-def _tokens(loaded: TextModel, texts: list[str]) -> list[dict[str, NDArray]]:
-    """Ids and mask [1, tokens] of each text, as they are in prediction."""
-    import numpy as np
-
-    from nlp_transfer.models.load import resolve_max_length
-
-    length = resolve_max_length(loaded.tokenizer, loaded.model.config, None)
-    found = loaded.tokenizer(texts, truncation=True, max_length=length)["input_ids"]
-    rows = [np.asarray([row or [loaded.tokenizer.pad_token_id]], dtype=np.int64) for row in found]
-    return [{"input_ids": row, "attention_mask": np.ones_like(row)} for row in rows]
-
-
-def _torch_logits(loaded: TextModel, row: dict[str, NDArray]) -> NDArray:
-    import torch
-
-    with torch.inference_mode():
-        return loaded.model(**{name: torch.from_numpy(value) for name, value in row.items()}).logits.numpy()
-
-
-def _compared(
-    loaded: TextModel,
-    rows: list[dict[str, NDArray]],
-    logits: Callable[[dict[str, NDArray]], NDArray],
-    what: str,
-    *,
-    exact: bool = True,
-) -> dict[str, Any]:
-    """The exported model's logits against the original's, text by text, and the time that both take.
-
-    Raises:
-        ModelError: they differ by more than rounding.
-    """
-    import numpy as np
-
-    for warm in (logits, lambda row: _torch_logits(loaded, row)):
-        warm(rows[0])
-    begun = time.perf_counter()
-    theirs = np.concatenate([logits(row) for row in rows])
-    seconds = time.perf_counter() - begun
-    begun = time.perf_counter()
-    ours = np.concatenate([_torch_logits(loaded, row) for row in rows])
-    original = time.perf_counter() - begun
-    difference = float(np.abs(theirs - ours).max())
-    if exact and not difference <= TOLERANCE * max(1.0, float(np.abs(ours).max())):
-        raise ModelError(
-            f"{what} gives other logits than the original",
-            expected=f"differences of at most {TOLERANCE:g}",
-            found=f"{difference:.3g} on {len(rows)} texts",
-            fix="report it, with the model's name",
-        )
-    same = float((theirs.argmax(1) == ours.argmax(1)).mean()) if ours.shape[1] > 1 else None
-    return {
-        "rows": len(rows),
-        "difference": difference,
-        "agreement": same,
-        "seconds": round(seconds, 4),
-        "original_seconds": round(original, 4),
-    }
-
-
-def _bytes(model: Any) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-
-
-def _installed() -> set[str]:
-    from importlib.util import find_spec
-
-    return {name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name)}
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporters' remarks off the screen."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ from nlp_transfer.console import calm
 from nlp_transfer.data.columns import find_text_column
 from nlp_transfer.data.domains import load_domain
 from nlp_transfer.data.options import place_options
+from nlp_transfer.data.partial import PartialWriter
 from nlp_transfer.data.rows import iter_rows
-from nlp_transfer.data.writer import RowWriter
 from nlp_transfer.errors import DataError, ModelError, OutputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -119,8 +120,13 @@ def predict_file(
     text_column: str | None = None,
     batch_rows: int = 4096,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> tuple[int, float]:
     """Add a prediction to every row of a file; streams, keeps order and columns.
+
+    ``batch_rows`` rows are held at once, sorted by length and predicted in batches by tokens. After each such
+    window its rows are on the disk for good: killed, the run goes on from there with ``resume``, which wants
+    the same input and the same model. With the precision noted, a resumed file is the file of one run.
 
     The new columns are ``label``, ``score`` and one ``probability_CLASS`` each, or ``rating``, or
     ``translation``; where the file has such a column already, the new one is called ``predicted_label`` and
@@ -128,36 +134,55 @@ def predict_file(
     that lacks a column (JSON Lines) gets it as null; a missing or null text counts as an empty one.
 
     Returns:
-        rows written, and seconds.
+        rows of the file, and seconds.
 
     Raises:
-        DataError, ModelError, OutputError: nothing is left half-written.
+        DataError, ModelError, OutputError: nothing is left half-written, unless something was resumed.
     """
+    from nlp_transfer.models.precision import bf16_pays, bf16_settled
+
     started = time.perf_counter()
     if output.resolve() == source.resolve():
         raise OutputError(f"--output {output} is the input file", fix="choose another --output")
     if not batch_rows > 0:
         raise DataError("batch_rows must be positive", found=str(batch_rows))
-    count = 0
-    writer = RowWriter(output, overwrite=overwrite)
-    chunks = _chunks(iter_rows(source), batch_rows)
-    first = next(chunks)
-    columns = list(dict.fromkeys(key for row in first for key in row))
+    writer = PartialWriter(output, overwrite=overwrite, resume=resume)
+    rows = iter_rows(source)
+    first = list(islice(rows, batch_rows))
+    columns = writer.fact("columns", list(dict.fromkeys(key for row in first for key in row)))
     pairs, column = _text_column(run, source, columns, first[0], text_column)
     model = load_model(run)
-    with writer:
-        for chunk in chain([first], chunks):
+    bf16 = bool(writer.fact("precision", bf16_pays(model.model.device.type)))
+    writer.same({**_identity(model), "column": column, "columns": columns, "precision": bf16}, source)
+    rows = chain(first, rows)
+    writer.skip(rows, source)
+    with writer, bf16_settled(bf16):
+        for chunk in _chunks(rows, batch_rows):
             plain = [row.get("translation") or {} for row in chunk] if pairs else chunk
-            _check_rows(source, plain, list(plain[0]) if pairs else columns, column, count)
+            _check_rows(source, plain, list(plain[0]) if pairs else columns, column, writer.rows)
             predictions = [
                 _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in plain])
             ]
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
+                writer.read(row)
                 new = {names[key]: value for key, value in prediction.items()}
                 writer.write({**{key: row.get(key) for key in columns}, **new})
-            count += len(chunk)
-    return count, time.perf_counter() - started
+            writer.checkpoint(len(chunk))
+    return writer.rows, time.perf_counter() - started
+
+
+def _identity(model: TextModel) -> dict[str, Any]:
+    """What the predictions depend on beside the input: weights, and settings of task and generation."""
+    from nlp_transfer.models.weights import weights_fingerprint
+
+    settings = json.dumps(model.task.describe(), sort_keys=True, default=str)
+    generation = getattr(model.model, "generation_config", None)
+    settings += generation.to_json_string() if generation is not None else ""
+    return {
+        "model": weights_fingerprint(model.model)[:16],
+        "settings": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }
 
 
 @calm()

@@ -18,7 +18,7 @@ from nlp_transfer.data.options import SPLITS, DomainOptions, SourceOptions, anch
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.load import ModelOptions
 from nlp_transfer.options import Options
-from nlp_transfer.recipe_options import EarlyStopping, GuardOptions, ShiftOptions
+from nlp_transfer.recipe_options import EarlyStopping, GuardOptions, SearchRange, ShiftOptions
 from nlp_transfer.recipe_problems import Tables, apply_overrides, explain
 from nlp_transfer.recipe_yaml import RecipeYaml, read_yaml
 from nlp_transfer.strategies import STRATEGIES, FrozenOptions, FullOptions, LoraOptions
@@ -66,6 +66,9 @@ class Recipe(Options):
     """Stop when the target's validation metric no longer improves."""
     training: TrainingFields = Field(default_factory=dict)
     """Fields of transformers.TrainingArguments, by their own names."""
+    tune: dict[str, SearchRange] | None = None
+    """What ``nlp-transfer tune`` searches: fields of ``training`` by name, or paths such as strategy.r, with
+    their ranges. A run takes no notice of it."""
     output_dir: str = "runs/run"
     """The run folder."""
 
@@ -238,6 +241,8 @@ def _plain(value: Any) -> Any:
         return {
             name: _plain(item) for name, item in items if item is not None or fields[name].default is not None
         }
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nlp_transfer.options import Options
 
@@ -16,6 +16,40 @@ class EarlyStopping(Options):
     """Evaluations without an improvement before training stops."""
     threshold: float = Field(default=0.0, ge=0)
     """Smaller improvements do not count."""
+
+
+class SearchRange(Options):
+    """The values that ``nlp-transfer tune`` tries for one key: a range of numbers, or choices."""
+
+    low: int | float | None = None
+    """Smallest value; integers at both ends try integers alone."""
+    high: int | float | None = None
+    """Largest value."""
+    log: bool = False
+    """Draw evenly on a logarithmic scale."""
+    step: int | float | None = Field(default=None, gt=0)
+    """Distance of the values tried, from ``low`` on; null: any value between."""
+    choices: list[bool | int | float | str] | None = Field(default=None, min_length=1)
+    """In place of a range: the values."""
+
+    @model_validator(mode="after")
+    def _range_or_choices(self) -> SearchRange:
+        if (self.choices is None) == (self.low is None and self.high is None):
+            raise ValueError("expected low and high, or choices")
+        if self.choices is not None:
+            if self.log or self.step is not None:
+                raise ValueError("log and step belong to low and high, not to choices")
+            return self
+        if self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError(f"expected low below high, found {self.low} and {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low above 0, and no step")
+        return self
+
+    @property
+    def ends(self) -> list[bool | int | float | str]:
+        """The values that stand for all: both ends, or every choice."""
+        return list(self.choices) if self.choices is not None else [self.low or 0, self.high or 0]
 
 
 class ShiftOptions(Options):

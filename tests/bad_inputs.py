@@ -309,6 +309,7 @@ OUTPUTS = [
 
 PREDICT = "predict run --input test.jsonl --output out.jsonl"
 EVALUATE = "evaluate run --data test.jsonl"
+PLAN = "plan --source source.jsonl --target train.jsonl --model tiny"
 SHIFT = "shift --source source.jsonl --target test.jsonl --model tiny"
 OTHERS = [
     Case("predict with no run", "predict nowhere --input test.jsonl --output o.csv", ("nowhere", "is not a folder")),
@@ -329,6 +330,11 @@ OTHERS = [
     Case("predict half-good JSON", PREDICT, ("test.jsonl: line 9 is not valid JSON",), {"test.jsonl": rows(8) + "{\n"}),
     Case("predict ragged JSON", "predict run --input test.jsonl --output o.csv --batch-rows 4", ("test.jsonl: row 9 has other columns", "note", "--batch-rows"), {"test.jsonl": rows(8) + '{"text": "a", "note": "b"}\n'}),
     Case("predict zero rows at once", PREDICT + " --batch-rows 0", ("--batch-rows", "0")),
+    Case("predict, overwrite and resume", PREDICT + " --overwrite --resume", ("--overwrite starts anew, --resume goes on", "one of them")),
+    Case("predict, resume into Parquet", "predict run --input test.jsonl --output o.parquet --resume", ("o.parquet: Parquet cannot be continued", ".jsonl")),
+    Case("predict, resume what is complete", PREDICT + " --resume", ("out.jsonl: complete already", "--overwrite"), {"out.jsonl": "{}"}),
+    Case("predict over an earlier start", PREDICT, ("out.jsonl: an earlier run has stopped here", "--resume"), {".out.jsonl.partial": "", ".out.jsonl.partial.json": "{}"}),
+    Case("predict, resume without a record", PREDICT + " --resume", ("out.jsonl: what an earlier run left cannot be continued", "--overwrite"), {".out.jsonl.partial": "", ".out.jsonl.partial.json": "{}"}),
     Case("evaluate unseen labels", EVALUATE, ("test.jsonl", "'mixed'", "'negative', 'positive'"), {"test.jsonl": rows(8, 100, ("mixed", "positive"))}),
     Case("evaluate without labels", EVALUATE, ("test.jsonl: no label column", "label_column"), {"test.jsonl": '{"text": "a"}\n'}),
     Case("evaluate a wrong column", EVALUATE + " --label-column lable", ("no column 'lable'", "did you mean 'label'")),
@@ -355,12 +361,26 @@ OTHERS = [
     Case("rank on a few rows", "rank --target few.jsonl --models tiny", ("few.jsonl: too few labelled rows", "at least 20"), {"few.jsonl": rows(8)}),
     Case("rank on one class", "rank --target train.jsonl --models tiny", ("same label", "at least two classes"), {"train.jsonl": rows(24, labels=("good",))}),
     Case("rank over a file", "rank --target train.jsonl --models tiny --output train.jsonl", ("train.jsonl exists", "--overwrite")),
+    Case("rank translation without languages", "rank --task translation --target train.jsonl --models tiny", ("--source-lang and --target-lang",)),
+    Case("rank over a page", "rank --target train.jsonl --models tiny --output r.json", ("r.html exists", "--overwrite"), {"r.html": "mine"}),
+    Case("plan without a source", "plan --target train.jsonl", ("--source",)),
+    Case("plan on an unlabelled source", PLAN, ("source source has no labels", "--label-column"), {"source.jsonl": '{"text": "a"}\n{"text": "b"}\n'}),
+    Case("plan on other classes", PLAN, ("source source and target train have no class in common", "angry, calm"), {"source.jsonl": rows(24, 200, ("calm", "angry"))}),
+    Case("plan with an unknown strategy", PLAN + " --strategies frozen,loar", ("unknown strategy 'loar'", "did you mean 'lora'")),
+    Case("plan over a recipe", PLAN + " --output recipe.yaml", ("recipe.yaml exists", "--overwrite")),
+    Case("tune without ranges", "tune recipe.yaml", ("tune: required", "low: 1e-5")),
+    Case("tune half a range", "tune recipe.yaml tune.learning_rate.low=1e-5", ("tune.learning_rate", "expected low below high")),
+    Case("tune an unknown field", "tune recipe.yaml tune.lerning_rate.choices=[1]", ("tune.lerning_rate", "did you mean 'learning_rate'")),
+    Case("tune values that the recipe refuses", "tune recipe.yaml tune.learning_rate.choices=[-1]", ("tune.learning_rate", "expected 0 or more, found -1")),
+    Case("tune into a full folder", "tune recipe.yaml tune.learning_rate.choices=[1e-3] --output tiny", ("tiny holds something else",)),
     Case("export with no run", "export nowhere --output o", ("nowhere", "is not a folder")),
     Case("export into a full folder", "export run --output tiny", ("tiny holds something else",)),
     Case("export over a file", "export run --output train.jsonl", ("train.jsonl is a file",)),
     Case("export inside a file", "export run --output train.jsonl/o", ("cannot be written",)),
+    Case("export sentiment for CTranslate2", "export run --output o --format ctranslate2", ("model for sentiment, which the format ctranslate2 cannot hold", "--format merged or onnx")),
+    Case("export in 4 bits", "export run --output o --format onnx --quantization int4", ("--quantization", "int4")),
     Case("export to an unknown format", "export run --output o --format tflite", ("--format", "tflite")),
-    Case("export merged in 8 bits", "export run --output o --int8", ("--int8", "--format onnx")),
+    Case("export merged in 8 bits", "export run --output o --quantization int8", ("--quantization int8", "--format onnx")),
     Case("unknown recipe to show", "recipes show sentiment/lorra", ("sentiment/lorra", "did you mean 'sentiment/lora'")),
     Case("unknown command", "trian recipe.yaml", ("trian", "train")),
     Case("unknown option", "train recipe.yaml --overwite", ("--overwite", "--overwrite")),

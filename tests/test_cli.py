@@ -184,9 +184,10 @@ def test_predict_takes_missing_texts_and_missing_columns(classifier, tmp_path):
 def test_predict_holds_few_rows_in_memory(classifier, tmp_path, monkeypatch):
     """The reader is never more than one chunk ahead of the writer."""
     from nlp_transfer import predict
+    from nlp_transfer.data.writer import RowWriter
 
     read_rows, ahead = 0, []
-    real_rows, real_write = predict.iter_rows, predict.RowWriter.write
+    real_rows, real_write = predict.iter_rows, RowWriter.write
 
     def count_rows(path):
         nonlocal read_rows
@@ -199,7 +200,7 @@ def test_predict_holds_few_rows_in_memory(classifier, tmp_path, monkeypatch):
         real_write(writer, row)
 
     monkeypatch.setattr(predict, "iter_rows", count_rows)
-    monkeypatch.setattr(predict.RowWriter, "write", count_written)
+    monkeypatch.setattr(RowWriter, "write", count_written)
     source = write(tmp_path / "in.csv", sample_rows(100))
     assert (
         run("predict", classifier, "--input", source, "--output", tmp_path / "o.csv", "--batch-rows", 8) == 0
@@ -352,6 +353,8 @@ HELP = {
     "predict": "--input",
     "shift": "--target",
     "rank": "--models",
+    "plan": "--budget-minutes",
+    "tune": "--trials",
     "export": "--format",
     "doctor": "--json",
     "demo": "--output",

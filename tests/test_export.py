@@ -8,7 +8,8 @@ import torch
 
 from nlp_transfer import Recipe, load_model, train
 from nlp_transfer.errors import ModelError, OutputError
-from nlp_transfer.export import ONNX_FILE, TOLERANCE, export_model
+from nlp_transfer.export import ONNX_FILE, export_model
+from nlp_transfer.export_checks import TOLERANCE
 from tests.tiny import TEXTS, tiny_model, tiny_sentence_encoder
 
 KINDS = ("lora", "full", "frozen")
@@ -68,16 +69,37 @@ def test_onnx_gives_the_logits_of_torch_for_any_shape(kind, runs, tmp_path):
     assert json.loads((tmp_path / "onnx" / "export.json").read_text())["speedup"] == found.speedup
 
 
+def test_the_map_of_an_adapted_frozen_model_is_inside_the_graph(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    recipe = {
+        "model": {"name": str(tiny_sentence_encoder(tmp_path / "encoder")), "max_length": 32},
+        "source": {"dataset": "sample:cafes", "max_samples": 60, "mode": "joint"},
+        "target": {"dataset": "sample:laptops", "max_samples": 60},
+        "strategy": {"kind": "frozen", "C": 0.1},
+        "adaptation": [{"kind": "tca"}],
+        "shift": {"enabled": False},
+        "guard": {"baseline": "none"},
+        "output_dir": str(tmp_path / "run"),
+    }
+    run = train(Recipe.from_dict(recipe)).output_dir
+    export_model(run, tmp_path / "onnx", format="onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / ONNX_FILE))
+    for texts in (TEXTS, TEXTS[:1]):
+        inputs, expected = logits_of(run, texts)
+        given = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+        assert np.allclose(given, expected, atol=1e-4)
+
+
 def test_int8_is_smaller_and_keeps_most_predictions(runs, tmp_path):
     pytest.importorskip("onnxruntime")
-    found = export_model(runs["full"], tmp_path / "int8", format="onnx", int8=True)
-    assert found.int8
+    found = export_model(runs["full"], tmp_path / "int8", format="onnx", quantization="int8")
+    assert found.quantization == "int8"
     assert found.difference > 0
     assert found.agreement > 0.5
 
 
 def test_a_model_that_gives_other_logits_is_not_written(runs, tmp_path, monkeypatch):
-    from nlp_transfer import export
+    from nlp_transfer import export, export_checks
 
     models: list = []
 
@@ -85,7 +107,8 @@ def test_a_model_that_gives_other_logits_is_not_written(runs, tmp_path, monkeypa
         models.extend([loaded] * (loaded not in models))
         return np.full((1, 2), 5.0 * models.index(loaded))
 
-    monkeypatch.setattr(export, "_torch_logits", other)
+    for module in (export, export_checks):
+        monkeypatch.setattr(module, "torch_logits", other)
     with pytest.raises(ModelError, match="other logits"):
         export_model(runs["full"], tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []

@@ -22,15 +22,16 @@ class CoralOptions(AdaptationOptions):
     """Give the source the target's mean and covariance."""
 
     kind: Literal["coral"] = "coral"
-    regularisation: float = Field(default=1.0, ge=0)
-    """Added to the diagonals of both covariances, in units of the mean variance."""
+    regularisation: float = Field(default=10.0, ge=0)
+    """Added to the diagonals of both covariances, in units of the mean variance; large: the means alone
+    move."""
 
 
 class SubspaceAlignmentOptions(AdaptationOptions):
     """Principal directions of the source, turned towards the target's."""
 
     kind: Literal["subspace_alignment"] = "subspace_alignment"
-    dimensions: int = Field(default=160, ge=1)
+    dimensions: int = Field(default=300, ge=1)
     """Principal directions that are kept."""
 
 
@@ -38,7 +39,7 @@ class TransferComponentOptions(AdaptationOptions):
     """Components of a Gaussian kernel that vary much while the domains' means agree."""
 
     kind: Literal["tca"] = "tca"
-    dimensions: int = Field(default=100, ge=1)
+    dimensions: int = Field(default=300, ge=1)
     """Components that are kept."""
     mu: float = Field(default=1.0, gt=0)
     """Weight of the components' size; smaller matches the means more strictly."""
@@ -52,7 +53,7 @@ class OptimalTransportOptions(AdaptationOptions):
     kind: Literal["optimal_transport"] = "optimal_transport"
     map: Literal["gaussian", "samples"] = "gaussian"
     """gaussian: between normal distributions, an affine map; samples: between the texts (Sinkhorn)."""
-    regularisation: float = Field(default=1.0, ge=0)
+    regularisation: float = Field(default=10.0, ge=0)
     """gaussian: added to the diagonals of both covariances, in units of the mean variance."""
     entropy: float = Field(default=0.05, gt=0)
     """samples: entropy of the coupling, in units of the mean squared distance."""
@@ -64,7 +65,7 @@ class FeatureSelectionOptions(AdaptationOptions):
     """Keep the dimensions that tell the labels and do not tell the domains."""
 
     kind: Literal["feature_selection"] = "feature_selection"
-    keep: float = Field(default=0.7, gt=0, le=1)
+    keep: float = Field(default=0.9, gt=0, le=1)
     """Share of the dimensions that is kept."""
     by: Literal["relevance", "invariance", "both"] = "both"
     """relevance to the labels (the target's where it has 20 or more, else the source's), invariance across

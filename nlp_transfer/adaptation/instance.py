@@ -23,7 +23,7 @@ class WeightOptions(AdaptationOptions):
     """loss: each row's loss counts by its weight; sampler: rows are drawn in proportion to it."""
     max_weight: float = Field(default=20.0, ge=1)
     """Larger weights are cut to this before they are scaled to a mean of one."""
-    min_effective: float = Field(default=0.5, ge=0, le=1)
+    min_effective: float = Field(default=0.8, ge=0, le=1)
     """Weights are flattened until their effective sample size is this share of the source rows; 0: never."""
 
 
@@ -33,8 +33,8 @@ class DensityRatioOptions(WeightOptions):
     kind: Literal["density_ratio"] = "density_ratio"
     folds: int = Field(default=5, ge=2)
     """Folds: each row's weight comes from a classifier that did not see it."""
-    C: float = Field(default=0.001, gt=0)
-    """Inverse regularisation of the classifier; smaller gives flatter weights."""
+    C: float | None = Field(default=None, gt=0)
+    """Inverse regularisation of the classifier; smaller gives flatter weights. null: by held-out log loss."""
 
 
 class LabelShiftOptions(WeightOptions):
@@ -199,8 +199,10 @@ class Kliep(InstanceMethod[KliepOptions]):
 class TrAdaBoost(InstanceMethod[TrAdaBoostOptions]):
     """Dai et al. 2007; see ``numeric.boosting.tradaboost``.
 
-    For few target labels, sequential or joint; the paper's own setting is joint. One model is trained where
-    the paper's vote, so target rows share their weight equally: boosting would give it to the noisy ones.
+    For few target labels, sequential or joint; the paper's own setting is joint. The rounds start with equal
+    weight on both domains, so that the first classifier is not the source's alone. One model is trained where
+    the paper's vote, so target rows share their weight equally (boosting would give it to the noisy ones),
+    and the weight that they had from the start is taken back.
     """
 
     summary = "lower the weight of source rows that contradict a few target labels (TrAdaBoost)"
@@ -215,11 +217,17 @@ class TrAdaBoost(InstanceMethod[TrAdaBoostOptions]):
         from nlp_transfer.numeric.boosting import tradaboost
         from nlp_transfer.numeric.weights import flatten_weights
 
+        equal = len(data.source) / len(data.labels)
         found = tradaboost(
-            data.source, data.source_labels, data.labelled, data.labels, rounds=self.options.rounds
+            data.source,
+            data.source_labels,
+            data.labelled,
+            data.labels,
+            rounds=self.options.rounds,
+            start=equal,
         )
         top = self.options.max_weight
         flat, power = flatten_weights(found.source.clip(max=top), self.options.min_effective)
         clipped = float((found.source > top).mean())
-        of_target = np.full(len(data.labels), found.target.mean())
+        of_target = np.full(len(data.labels), found.target.mean() / equal)
         return RowWeights(flat * found.source.mean(), of_target, clipped, power)

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from nlp_transfer.adaptation.base import Adaptation, AdaptationOptions, DomainFeatures, OptionsT
+from nlp_transfer.adaptation.base import Adaptation, AdaptationOptions, DomainFeatures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class LabelPropagationOptions(AdaptationOptions):
+class LabelOptions(AdaptationOptions):
+    """What methods that label target rows share."""
+
+    rounds: int = Field(default=3, ge=1, le=50)
+    """Times that the rows are labelled: each round starts from the head that the last one's labels gave."""
+
+
+class LabelPropagationOptions(LabelOptions):
     """Labels for target texts from the nearest-neighbour graph of both domains."""
 
     kind: Literal["label_propagation"] = "label_propagation"
     neighbours: int = Field(default=20, ge=1)
     """Neighbours of each text in the graph."""
-    alpha: float = Field(default=0.8, gt=0, lt=1)
-    """Share of a text's label that comes from its neighbours; the rest is what the source's head says."""
+    alpha: float = Field(default=0.3, gt=0, lt=1)
+    """Share of a text's label that comes from its neighbours; the rest is what the head says."""
     balance: bool = True
     """Expect the source's class shares in the target: else one class can flood the graph."""
+
+
+LabelOptionsT = TypeVar("LabelOptionsT", bound=LabelOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +50,8 @@ class PseudoLabels:
     weights: NDArray
 
 
-class LabelMethod(Adaptation[OptionsT]):
-    """A method that labels target rows; the head is then fitted on source and target rows."""
+class LabelMethod(Adaptation[LabelOptionsT]):
+    """A method that labels target rows; the head is then fitted on source and target rows, in rounds."""
 
     stage = "labels"
     strategies = ("frozen",)
@@ -49,7 +60,23 @@ class LabelMethod(Adaptation[OptionsT]):
 
     @abstractmethod
     def label(self, data: DomainFeatures, scores: NDArray) -> PseudoLabels:
-        """Label ``data.target``; ``scores`` are the logits of a head fitted on the source [m, classes]."""
+        """Label ``data.target``; ``scores`` are the logits of the head so far [m, classes]."""
+
+    def learn(self, data: DomainFeatures, fit: Callable[[NDArray, NDArray, NDArray], Any]) -> Any:
+        """The head after all rounds.
+
+        Args:
+            data: embeddings of both domains.
+            fit: a head from target rows, their classes and their weights, beside the labelled rows; its
+                ``scores`` are logits.
+        """
+        import numpy as np
+
+        head = fit(data.target[:0], np.zeros(0, int), np.zeros(0))
+        for _ in range(self.options.rounds):
+            given = self.label(data, head.scores(data.target))
+            head = fit(data.target, given.classes, given.weights)
+        return head
 
 
 class LabelPropagation(LabelMethod[LabelPropagationOptions]):

@@ -65,20 +65,26 @@ class RowWriter:
     def __enter__(self) -> RowWriter:
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
-            raw = self._temporary.open("xb")
-            if self._kind == ".parquet":
-                self._file = raw
-            else:
-                binary = (
-                    gzip.GzipFile(self.path.name.removesuffix(".gz"), "wb", 6, raw, 0) if self._gzip else raw
-                )
-                self._raw = raw
-                self._file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-                self._csv = csv.writer(
-                    self._file, "excel-tab" if self._kind == ".tsv" else "excel", lineterminator="\n"
-                )
+            self._temporary, self._raw = self._open()
+            self._wrap()
         return self
+
+    def _open(self) -> tuple[Path, Any]:
+        """The file that is written until the end, and its stream of bytes."""
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        return temporary, temporary.open("xb")
+
+    def _wrap(self) -> None:
+        """Text and compression over the bytes."""
+        if self._kind == ".parquet":
+            self._file = self._raw
+            return
+        binary = self._raw
+        if self._gzip:
+            binary = gzip.GzipFile(self.path.name.removesuffix(".gz"), "wb", 6, self._raw, 0)
+        self._file = io.TextIOWrapper(binary, encoding="utf-8", newline="")
+        dialect = "excel-tab" if self._kind == ".tsv" else "excel"
+        self._csv = csv.writer(self._file, dialect, lineterminator="\n")
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add one row. Cost: constant memory; Parquet holds back 10,000 rows."""
@@ -115,7 +121,11 @@ class RowWriter:
                 if kind is None:
                     os.replace(self._temporary, self.path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._clean_up(error)
+
+    def _clean_up(self, error: BaseException | None) -> None:
+        """After the file is closed: leave nothing behind."""
+        self._temporary.unlink(missing_ok=True)
 
     def _flush_parquet(self) -> None:
         import pyarrow as pa

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def token_batches(lengths: Sequence[int] | np.ndarray, budget: int) -> Iterator[np.ndarray]:
+def token_batches(
+    lengths: Sequence[int] | np.ndarray, budget: int, most: int | None = None
+) -> Iterator[np.ndarray]:
     """Yield index arrays, longest texts first, whose padded size stays within ``budget`` tokens.
 
-    A text longer than the budget is a batch of its own.
+    A text longer than the budget is a batch of its own; ``most`` limits the texts of a batch.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
-        size = max(1, budget // longest)
+        size = max(1, min(budget // longest, most or len(order)))
         yield order[start : start + size]
         start += size
 

@@ -13,6 +13,7 @@ from nlp_transfer.errors import ModelError
 from nlp_transfer.models import load
 from nlp_transfer.models.inference import token_batches
 from nlp_transfer.models.precision import bf16_pays
+from nlp_transfer.models.search import fits, search
 from nlp_transfer.processes import gather, rank, world_size
 
 if TYPE_CHECKING:
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["load_seq2seq", "require_seq2seq", "save_seq2seq", "target_losses", "translate"]
 
-GENERATION_TOKENS = {"cpu": 4096, "cuda": 65_536}
+GENERATION_TOKENS = {"cpu": 8192, "cuda": 65_536}
 """Padded source tokens times beams in one batch of generation."""
+GENERATION_LOGITS = 1 << 27
+"""Logits of one step at most (sentences times beams times vocabulary): half a GB."""
 
 
 def is_seq2seq(config: PretrainedConfig) -> bool:
@@ -115,6 +118,8 @@ def translate(
 ) -> list[str]:
     """Translate texts: equal ones once, sorted by length, batched by tokens, order restored.
 
+    Beam and greedy search drop finished sentences (``nlp_transfer.models.search``).
+
     On many processes each takes a share of the batches, and every process gets all translations.
 
     Args:
@@ -125,7 +130,7 @@ def translate(
         max_length: longer texts are cut to this many tokens.
         max_new_tokens: limit of a translation; None: twice the tokens of the batch's longest text plus 16.
         num_beams: 1 is greedy search.
-        batch_tokens: padded source tokens times beams in one batch; None: 4,096 on a CPU, 65,536 elsewhere.
+        batch_tokens: padded source tokens times beams in one batch; None: 8,192 on a CPU, 65,536 elsewhere.
         bf16: autocast; None where it is faster.
         advance: called with the number of texts done after each batch.
 
@@ -141,9 +146,11 @@ def translate(
     encoded = _encode(tokenizer, [prefix + text for text in unique], max_length)
     lengths = [len(ids) for ids in encoded]
     budget = max(1, (batch_tokens or GENERATION_TOKENS.get(device.type, 65_536)) // num_beams)
+    most = max(1, GENERATION_LOGITS // (num_beams * model.config.get_text_config().vocab_size))
+    way = search if fits(model.generation_config) else None
     own, processes = rank(), world_size()
     found: dict[int, str] = {}
-    for number, indices in enumerate(token_batches(lengths, budget)):
+    for number, indices in enumerate(token_batches(lengths, budget, most)):
         if number % processes != own:
             continue
         batch = tokenizer.pad({"input_ids": [encoded[i] for i in indices]}, return_tensors="pt").to(device)
@@ -155,6 +162,7 @@ def translate(
                 num_beams=num_beams,
                 max_new_tokens=_room(model, limit),
                 max_length=None,
+                custom_generate=way,
             )
         for index, text in zip(
             indices, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True

@@ -175,19 +175,19 @@ def permuted_indicators(n_x: int, n_y: int, permutations: int, rng: np.random.Ge
     step = max(1, 4_000_000 // total)
     for start in range(1, 1 + permutations, step):
         part = labels[start : start + step]
-        keys = rng.random(part.shape)
+        keys = rng.random(part.shape, dtype=np.float32)
         part[:] = keys <= np.partition(keys, n_x - 1, axis=1)[:, n_x - 1 : n_x]
-        for row in np.flatnonzero(part.sum(1, dtype=np.int64) != n_x):  # equal keys: once in some 10^6 tests
+        for row in np.flatnonzero(part.sum(1, dtype=np.int64) != n_x):  # equal keys at the limit: redrawn
             part[row] = rng.permutation(labels[0])
     return labels
 
 
 def tile_size(rows: int, device: torch.device, threads: int) -> int:
     """Edge of a square tile: what suits the device, or less where few rows would leave threads without
-    work."""
+    work, or the halves of the diagonal tiles that are computed for nothing would show."""
     if device.type == "cuda":
         return CUDA_TILE
-    return max(CPU_TILE // 2, min(CPU_TILE, rows // (2 * threads)))
+    return max(CPU_TILE // 2, min(CPU_TILE, rows // max(2 * threads, 16)))
 
 
 def exact_statistics(

@@ -35,6 +35,7 @@ def tradaboost(
     *,
     rounds: int = 10,
     c: float = 0.01,
+    start: float = 1.0,
 ) -> BoostedWeights:
     """Weights for source and target rows by TrAdaBoost, from a few labelled target rows.
 
@@ -50,6 +51,8 @@ def tradaboost(
         target_labels: classes (m,).
         rounds: default 10; the paper has 100, on weaker learners.
         c: inverse L2 penalty of the logistic regression on standardised columns; default 0.01.
+        start: weight of a target row before the first round, where a source row has 1; default 1. With n / m
+            the domains weigh the same, and the first classifier is not the source's alone.
 
     Raises:
         DataError: not matrices, different widths, NaN, no rows, or one class only in both together.
@@ -71,7 +74,7 @@ def tradaboost(
         )
     n = len(a)
     rows = StandardScaler().fit_transform(np.concatenate([a, b]))
-    weights = np.ones(len(rows))
+    weights = np.concatenate([np.ones(n), np.full(len(b), float(start))])
     beta_source = 1 / (1 + np.sqrt(2 * np.log(n) / rounds))
     kept, errors = [], []
     for _ in range(rounds):

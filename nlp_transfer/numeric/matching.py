@@ -92,7 +92,7 @@ def _accelerated(gradient, step: float, n: int, top: float, slack: float, iterat
         slope = gradient(ahead)
         previous, weights = weights, _project(ahead - step * slope, top, slack)
         momentum = following if slope @ (weights - previous) <= 0 else 1.0
-        if np.abs(weights - previous).max() < 1e-8 * top:
+        if np.abs(weights - previous).max() < 1e-11 * top:
             break
     return weights
 

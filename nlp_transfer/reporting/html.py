@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Sequence
-from html import escape
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from nlp_transfer.reporting import words
+from nlp_transfer.reporting.page import environment, file_text, page_parts, plain_text
 
 if TYPE_CHECKING:
     from nlp_transfer.shift.labelled import Figure
     from nlp_transfer.shift.pictures import Point
     from nlp_transfer.shift.report import DomainSummary, ShiftReport
 
-TEMPLATES = Path(__file__).with_name("templates")
 GROUPS = {
     "translation": "Translation: the model as it is now",
     "embeddings": "Embeddings: what the texts mean",
@@ -45,57 +40,19 @@ def shift_page(reports: Sequence[ShiftReport]) -> str:
     if not one_target:
         many = f"{views[0]['source']['name']} → {len(views)} targets"
     title = names if len(views) == 1 else many
-    return (
-        _environment()
-        .get_template("shift.html.j2")
-        .render(
-            reports=views,
-            one_target=one_target,
-            title=f"{title}: domain shift",
-            version=_version(),
-            css=_file("report.css"),
-            js=_file("report.js"),
-            plotly=_plotly(),
-            data=_inert([_pictures(report) for report in reports]),
-        )
+    return page_parts(
+        "shift.html.j2",
+        title=f"{title}: domain shift",
+        data=[_pictures(report) for report in reports],
+        reports=views,
+        one_target=one_target,
     )
 
 
 def shift_card(report: ShiftReport) -> str:
     """The verdict and the figures, for a notebook."""
-    css = Markup(str(_file("report.css")).replace(":root", "&"))  # nested: the notebook stays as it is
-    return _environment().get_template("card.html.j2").render(r=_view(report), css=css)
-
-
-@functools.cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-
-
-def _file(name: str) -> Markup:
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def _plotly() -> Markup:
-    from plotly.offline import get_plotlyjs
-
-    return Markup(get_plotlyjs().replace("</script", "<\\/script"))
-
-
-def _version() -> str:
-    from nlp_transfer import __version__
-
-    return __version__
-
-
-def _inert(value: Any) -> Markup:
-    """JSON that can end no script element and start no comment."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
+    css = Markup(str(file_text("report.css")).replace(":root", "&"))  # nested: the notebook stays as it is
+    return environment().get_template("card.html.j2").render(r=_view(report), css=css)
 
 
 def _view(report: ShiftReport) -> dict[str, Any]:
@@ -296,7 +253,7 @@ def _within(report: ShiftReport) -> dict[str, list[Any]]:
     if item is not None:
         pairs.insert(0, ("all texts", item.detail["all_texts"]))
     return {
-        "classes": [_plain(name) for name, _ in pairs],
+        "classes": [plain_text(name) for name, _ in pairs],
         "value": [value for _, value in pairs],
         "label": [words.number(value) for _, value in pairs],
     }
@@ -306,7 +263,9 @@ def _places(points: Sequence[Point], name: str) -> dict[str, list[Any]]:
     def hover(point: Point) -> str:
         head = f"{name} · {point.label}" if point.label else name
         text = point.text if len(point.text) <= HOVER_CHARACTERS else point.text[:HOVER_CHARACTERS] + " …"
-        return "<br>".join([f"<b>{_plain(head)}</b>", *(_plain(line) for line in wrap(text, HOVER_COLUMNS))])
+        return "<br>".join(
+            [f"<b>{plain_text(head)}</b>", *(plain_text(line) for line in wrap(text, HOVER_COLUMNS))]
+        )
 
     return {
         "x": [point.x for point in points],
@@ -314,11 +273,6 @@ def _places(points: Sequence[Point], name: str) -> dict[str, list[Any]]:
         "hover": [hover(point) for point in points],
         "text": [point.text for point in points],
     }
-
-
-def _plain(text: str) -> str:
-    """A text that Plotly shows as it is: its pseudo-HTML is escaped."""
-    return escape(str(text), quote=False)
 
 
 def _histogram(report: ShiftReport) -> dict[str, Any]:
@@ -351,7 +305,7 @@ def _histogram(report: ShiftReport) -> dict[str, Any]:
 
 
 def _class_bars(report: ShiftReport) -> dict[str, Any]:
-    names = [_plain(item.name) for item in report.classes]
+    names = [plain_text(item.name) for item in report.classes]
     bars = [
         _bar("source", f"{report.source.name} (labels)", names, [item.source for item in report.classes]),
         _bar("target", f"{report.target.name} (labels)", names, [item.target for item in report.classes]),
@@ -376,9 +330,9 @@ def _bar(kind: str, name: str, classes: list[str], shares: list[float | None]) -
     texts = ["" if share is None else f"{100 * share:.0f} %" for share in shares]
     return {
         "kind": kind,
-        "name": _plain(name),
+        "name": plain_text(name),
         "classes": classes,
         "share": shares,
         "label": texts,
-        "hover": [f"{_plain(name)}<br>{cls}: {text}" for cls, text in zip(classes, texts, strict=True)],
+        "hover": [f"{plain_text(name)}<br>{cls}: {text}" for cls, text in zip(classes, texts, strict=True)],
     }

@@ -1,4 +1,4 @@
-"""Terminal output of ``rank`` and ``export``."""
+"""Terminal output of ``rank``, ``plan``, ``tune`` and ``export``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from nlp_transfer.console import stdout
-from nlp_transfer.numeric.transferability import SCORES, scores_of
 from nlp_transfer.reporting.summary import human
 
 if TYPE_CHECKING:
@@ -17,36 +16,47 @@ if TYPE_CHECKING:
 
     from nlp_transfer.export import Exported
     from nlp_transfer.numeric.transferability import Estimate
+    from nlp_transfer.selection.choices import Option
+    from nlp_transfer.selection.plan import Plan
     from nlp_transfer.selection.rank import Ranking
+    from nlp_transfer.training.search import Search
+
+
+ROWS = {
+    "classification": "rows with labels",
+    "regression": "rows with ratings",
+    "translation": "pairs, translated greedily by the models as they are",
+}
 
 
 def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
     """Models for a target, best first, each score with its interval, beside the cost."""
-    console, names = stdout(), scores_of(ranking.objective)
-    names.sort(key=lambda name: name != ranking.score)
+    console, titles = stdout(), ranking.titles
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("")
     table.add_column("model", overflow="fold")
-    for title in [*(SCORES[name].title for name in names), "parameters", "s / 1,000 texts"]:
+    for title in [*titles.values(), "parameters", "disk MB", "memory MB", "s / 1,000 texts"]:
         table.add_column(title, justify="right")
     for place, candidate in enumerate(ranking.candidates, 1):
         if candidate.error is not None:
             continue
-        layer = f" [dim]layer {candidate.layer}[/dim]" if candidate.layer != "last" else ""
+        layer = "" if candidate.layer in ("last", "all") else f" [dim]layer {candidate.layer}[/dim]"
         assert candidate.parameters is not None
         table.add_row(
             str(place),
             escape(candidate.model) + layer,
-            *(_score(candidate.scores[name], full=name == ranking.score) for name in names),
+            *(_score(candidate.scores[name], full=name == ranking.score) for name in titles),
             human(candidate.parameters),
+            f"{candidate.disk_mb:,.0f}",
+            f"{candidate.memory_mb:,.0f}",
             f"{candidate.seconds_per_1000:.1f}{' *' if candidate.pareto else '  '}",
         )
-    what = "labels" if ranking.objective == "classification" else "ratings"
-    console.print(f"[bold]{escape(ranking.target)}[/bold]  {ranking.rows:,} rows with {what}")
+    rows = ROWS[ranking.objective]
+    console.print(f"[bold]{escape(ranking.target)}[/bold]  {ranking.rows:,} {rows}")
     if table.row_count:
         console.print(table)
         console.print(
-            f"[dim]ordered by {SCORES[ranking.score].title}; 95 % intervals over resamples of the rows; "
+            f"[dim]ordered by {titles[ranking.score]}; 95 % intervals over resamples of the rows; "
             "* no other model is both better and faster[/dim]"
         )
     for candidate in ranking.candidates:
@@ -54,23 +64,88 @@ def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
             reason = candidate.error.removeprefix(f"{candidate.model}: ")
             console.print(f"[bold red]failed[/bold red]  {escape(f'{candidate.model}: {reason}')}")
     if output is not None:
-        console.print(f"figures in [bold]{escape(str(output))}[/bold]")
+        page = escape(str(output.with_suffix(".html")))
+        console.print(f"figures in [bold]{escape(str(output))}[/bold], page [bold]{page}[/bold]")
 
 
 def _score(found: Estimate, *, full: bool) -> str:
     return f"{found.value:.3f}" + (f" [dim]({found.low:.3f} to {found.high:.3f})[/dim]" if full else "")
 
 
+def print_plan(plan: Plan, output: Path | None = None) -> None:
+    """The answer, why, and all options side by side."""
+    console = stdout()
+    console.print(f"[bold]{escape(plan.headline)}[/bold]")
+    for reason in plan.reasons:
+        console.print(f"  {escape(reason)}")
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("strategy", "source", "weighted"):
+        table.add_column(title, overflow="fold")
+    for title in ("expected accuracy", "80 %", "minutes", "GB"):
+        table.add_column(title, justify="right")
+    for option in plan.options:
+        table.add_row(*_option_cells(option), style="bold" if option == plan.choice else None)
+    console.print(table)
+    if output is not None:
+        console.print(f"nlp-transfer train [bold]{escape(str(output))}[/bold]")
+
+
+def _option_cells(option: Option) -> list[str]:
+    accuracy = option.accuracy
+    minutes = f"{option.minutes:.1f}" if option.why_not is None else f"{option.minutes:.1f} (ruled out)"
+    return [
+        option.strategy,
+        escape(option.source or "none"),
+        "yes" if option.weighted else "no",
+        f"{100 * accuracy.estimate:.1f}",
+        f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
+        minutes,
+        f"{option.memory_gb:.1f}",
+    ]
+
+
+def print_search(search: Search) -> None:
+    """The trials, best first, and where the best recipe is."""
+    console = stdout()
+    sign = -1.0 if search.greater_is_better else 1.0
+    order = sorted(
+        search.trials, key=lambda trial: (trial.state != "complete", sign * (trial.score or 0), trial.number)
+    )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("trial", justify="right")
+    for key in search.best_trial.values:
+        table.add_column(escape(key), justify="right", overflow="fold")
+    table.add_column(search.metric, justify="right")
+    for trial in order[:10]:
+        values = (trial.values.get(key) for key in search.best_trial.values)
+        cells = [f"{value:.3g}" if isinstance(value, float) else escape(str(value)) for value in values]
+        score = trial.state if trial.state != "complete" else f"{trial.score:.4f}"
+        table.add_row(str(trial.number), *cells, score)
+    console.print(table)
+    pruned = sum(trial.state == "pruned" for trial in search.trials)
+    console.print(
+        f"{len(search.trials)} trials, {pruned} cut short; {search.metric} on {search.held_out}, which "
+        "chose the best: read it as slightly optimistic"
+    )
+    console.print(f"nlp-transfer train [bold]{escape(str(search.folder / 'best.yaml'))}[/bold]")
+
+
 def print_export(exported: Exported) -> None:
     """Where the model is, and how it compares with the original."""
     console = stdout()
-    form = f"{exported.format}{', int8' if exported.int8 else ''}"
+    form = exported.format + (", int8" if exported.quantization == "int8" else "")
     console.print(f"{form}, {exported.megabytes:,.1f} MB, in [bold]{escape(str(exported.folder))}[/bold]")
-    if exported.difference is None:
+    if exported.rows == 0:
         return
-    text = f"largest difference of the logits {exported.difference:.2g} on {exported.rows:,} texts"
-    if exported.agreement is not None:
-        text += f"; {exported.agreement:.1%} with the same class"
+    if exported.difference is not None:
+        text = f"largest difference of the logits {exported.difference:.2g} on {exported.rows:,} texts"
+        if exported.agreement is not None:
+            text += f"; {exported.agreement:.1%} with the same class"
+    else:
+        text = f"{exported.agreement:.1%} of {exported.rows:,} texts translated the same"
+        if exported.bleu is not None and exported.original_bleu is not None:
+            text += f"; BLEU {exported.bleu:.1f}, original {exported.original_bleu:.1f}"
     console.print(text)
-    if exported.format == "onnx" and exported.speedup is not None:
-        console.print(f"{exported.speedup:.1f} times the speed of torch, text by text")
+    if exported.format != "merged" and exported.speedup is not None:
+        how = "text by text" if exported.format == "onnx" else "in batches"
+        console.print(f"{exported.speedup:.1f} times the speed of torch, {how}")

@@ -240,15 +240,19 @@ def print_evaluation(report: dict[str, Any], name: str) -> None:
 
 
 def print_recipes() -> None:
-    """The shipped recipes and the first comment line of each."""
+    """The shipped recipes, the first comment line of each, and what an adaptation gained on real reviews."""
+    from nlp_transfer.adaptation.measured import remark
     from nlp_transfer.recipe import shipped_recipes
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("recipe", no_wrap=True)
     table.add_column("does")
+    table.add_column("on real reviews")
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        table.add_row(name, escape(first.lstrip("# ").strip()))
+        family, _, kind = name.partition("/")
+        measured = remark(kind.replace("-", "_")) if family == "adaptation" else ""
+        table.add_row(name, escape(first.lstrip("# ").strip()), measured)
     stdout().print(table)
     stdout().print(
         "[dim]nlp-transfer recipes show NAME > my.yaml    nlp-transfer train NAME key=value ...[/dim]"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,17 +13,20 @@ from nlp_transfer.console import calm
 from nlp_transfer.data.domains import load_domain
 from nlp_transfer.data.options import place_options
 from nlp_transfer.errors import DataError, NlpTransferError
+from nlp_transfer.numeric.layer_choice import best_layer, selection_optimism
 from nlp_transfer.numeric.transferability import DEFAULT_SCORE, SCORES, Estimate, estimate, scores_of
+from nlp_transfer.selection.cost import encoding_cost
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Objective = Literal["classification", "regression"]
+Objective = Literal["classification", "regression", "translation"]
+Labels = Literal["classification", "regression"]
 LayerChoice = Literal["last", "mean", "best"]
 
 SCHEMA_VERSION = 1
-TIMED_TEXTS = 64
-"""Texts on which the speed is measured."""
+TRANSLATED = 100
+"""Pairs that translation models translate."""
 LEAST_ROWS = 20
 """Labelled rows without which no score means anything."""
 
@@ -37,8 +39,12 @@ class Candidate:
         model: hub name or folder.
         scores: by name; empty where the model failed.
         layer: hidden layer that was scored.
-        parameters: of the encoder.
+        parameters: of the encoder (or of the translation model).
+        disk_mb, memory_mb: size of its weights' files; most memory that it added while it was loaded and
+            worked, of the GPU where there is one; both in 10^6 bytes.
         seconds_per_1000: seconds for 1,000 of the target's texts, measured on this machine, without a cache.
+        optimism: with ``layer: best``, what the choice of the layer added to each score, which has been
+            subtracted (see ``numeric/layer_choice.py``).
         pareto: no other model is both better and faster.
         error: why the model could not be judged.
     """
@@ -47,9 +53,12 @@ class Candidate:
     scores: dict[str, Estimate] = field(default_factory=dict)
     layer: int | str = "last"
     parameters: int | None = None
+    disk_mb: float | None = None
+    memory_mb: float | None = None
     seconds_per_1000: float | None = None
     pareto: bool = False
     error: str | None = None
+    optimism: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ class Ranking:
 
     Attributes:
         target: what they were judged on.
-        objective: classification or regression.
-        rows: labelled rows used.
+        objective: classification, regression or translation.
+        rows: labelled rows (or pairs) used.
         score: the score that orders.
         candidates: the models.
     """
@@ -70,9 +79,37 @@ class Ranking:
     score: str
     candidates: list[Candidate]
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Names of the scores in tables, the one that orders first."""
+        if self.objective == "translation":
+            from nlp_transfer.selection.rank_translation import TITLES
+
+            return dict(TITLES)
+        names = sorted(scores_of(self.objective), key=lambda name: name != self.score)
+        return {name: SCORES[name].title for name in names}
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def write(self, path: Path) -> Path:
+        """Write the figures as JSON, and beside them the page; return the page's path.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        from nlp_transfer.reporting.rank_page import rank_page
+        from nlp_transfer.training.artifacts import write_json, write_text
+
+        write_json(path, self.to_dict())
+        write_text(page_beside(path), rank_page(self))
+        return page_beside(path)
+
+
+def page_beside(path: Path) -> Path:
+    """Where the page of a JSON file goes."""
+    return path.with_suffix(".html")
 
 
 @calm()
@@ -81,7 +118,8 @@ def rank_models(
     target: str,
     *,
     layer: LayerChoice = "last",
-    objective: Objective = "classification",
+    objective: Labels = "classification",
+    languages: tuple[str, str] | None = None,
     max_samples: int = 1000,
     seed: int = 42,
     text_column: str | None = None,
@@ -94,14 +132,16 @@ def rank_models(
     Args:
         models: hub names or folders.
         target: a labelled file, or ``sample:NAME``.
-        layer: last, mean (over all layers), or best: the one with the best default score, which makes that
-            score optimistic, the more so the more layers there are.
+        layer: last, mean (over all layers), or best: the one with the best default score, less what the
+            choice adds by chance.
         objective: how to read the labels.
+        languages: source and target language of parallel text: translation models are then judged as they
+            are, by greedy chrF on 100 pairs, loss and token fertility.
         max_samples: labelled rows drawn, by seed.
         seed: of the draw and the resamples, the same rows for every model.
         text_column, label_column: of the file; None to find them.
-        output: JSON file.
-        overwrite: replace it.
+        output: JSON file; the page goes beside it, as .html.
+        overwrite: replace them.
 
     Raises:
         DataError: too few labelled rows, or a single class.
@@ -109,27 +149,54 @@ def rank_models(
 
     Cost: for each model one cached pass over the rows, one over 64 texts for the time, and some 10 fits.
     """
-    from nlp_transfer.training.artifacts import check_output_file, write_json
+    from nlp_transfer.training.artifacts import check_output_file
 
     if output is not None:
-        check_output_file(output, overwrite=overwrite)
-    texts, labels = _labelled(
-        target, objective, max_samples, seed, text_column=text_column, label_column=label_column
-    )
-    found = []
-    for name in dict.fromkeys(models):
-        try:
-            found.append(_candidate(name, texts, labels, layer, objective, seed))
-        except NlpTransferError as error:
-            found.append(Candidate(name, error=str(error)))
-    ranking = Ranking(target, objective, len(texts), DEFAULT_SCORE, _ordered(found))
+        for path in (output, page_beside(output)):
+            check_output_file(path, overwrite=overwrite)
+    if languages is not None:
+        ranking = _rank_translators(models, target, languages, min(max_samples, TRANSLATED), seed)
+    else:
+        columns = {"text_column": text_column, "label_column": label_column}
+        texts, labels = _labelled(target, objective, max_samples, seed, **columns)
+        found = _judged(models, lambda name: _candidate(name, texts, labels, layer, objective, seed))
+        ranking = Ranking(target, objective, len(texts), DEFAULT_SCORE, _ordered(found, DEFAULT_SCORE))
     if output is not None:
-        write_json(output, ranking.to_dict())
+        ranking.write(output)
     return ranking
 
 
+def _judged(models: Sequence[str], judge: Callable[[str], Candidate]) -> list[Candidate]:
+    """Each model once; one that cannot be judged, with its reason."""
+    found = []
+    for name in dict.fromkeys(models):
+        try:
+            found.append(judge(name))
+        except NlpTransferError as error:
+            found.append(Candidate(name, error=str(error)))
+    return found
+
+
+def _rank_translators(
+    models: Sequence[str], target: str, languages: tuple[str, str], rows: int, seed: int
+) -> Ranking:
+    from nlp_transfer.selection.rank_translation import judge_model
+    from nlp_transfer.shift.rows import load_pairs
+    from nlp_transfer.shift.translation import draw_pairs
+    from nlp_transfer.tasks.translation import TranslationOptions, TranslationTask
+
+    task = TranslationTask(TranslationOptions(source_lang=languages[0], target_lang=languages[1]))
+    pairs, _ = draw_pairs(load_pairs(target, "target", languages, seed=seed), rows, seed)
+
+    def judge(name: str) -> Candidate:
+        scores, cost = judge_model(name, task, pairs, seed)
+        return Candidate(name, scores, "all", **asdict(cost))
+
+    return Ranking(target, "translation", len(pairs), "chrf", _ordered(_judged(models, judge), "chrf"))
+
+
 def _labelled(
-    target: str, objective: Objective, max_samples: int, seed: int, **columns: Any
+    target: str, objective: Labels, max_samples: int, seed: int, **columns: Any
 ) -> tuple[list[str], NDArray]:
     """The texts that models are judged on, and their class numbers or ratings."""
     options = place_options(target, **columns)
@@ -162,7 +229,7 @@ def _labelled(
 
 
 def _candidate(
-    name: str, texts: list[str], labels: NDArray, layer: LayerChoice, objective: Objective, seed: int
+    name: str, texts: list[str], labels: NDArray, layer: LayerChoice, objective: Labels, seed: int
 ) -> Candidate:
     """Embed and score one model.
 
@@ -174,47 +241,27 @@ def _candidate(
 
     options = ModelOptions(name=name)
     source = locate(options)
+    cost = encoding_cost(source, options, texts, seed=seed)
     embedder = Embedder.load(source, options, layer="all" if layer == "best" else layer)
     features = np.asarray(embedder.embed(texts).features)
     chosen: int | str = layer
+    optimism: dict[str, float] = {}
     if layer == "best":
-        values = [
-            SCORES[DEFAULT_SCORE].compute(features[:, i], labels, objective) for i in range(features.shape[1])
-        ]
-        chosen = int(np.argmax(values))
+        chosen = best_layer(features, labels, objective=objective)
+        optimism = selection_optimism(features, labels, objective=objective, seed=seed)
         features = features[:, chosen]
-    scores = {
-        score: estimate(score, features, labels, objective=objective, seed=seed)
-        for score in scores_of(objective)
-    }
-    parameters = sum(parameter.numel() for parameter in embedder.encoder.parameters())
-    return Candidate(name, scores, chosen, parameters, _seconds(embedder.encoder, embedder, texts, seed))
+    scores = {}
+    for score in scores_of(objective):
+        found = estimate(score, features, labels, objective=objective, seed=seed)
+        extra = optimism.get(score, 0.0)
+        scores[score] = Estimate(found.value - extra, found.low - extra, found.high - extra)
+    return Candidate(name, scores, chosen, **asdict(cost), optimism=optimism)
 
 
-def _seconds(encoder: Any, embedder: Any, texts: list[str], seed: int) -> float:
-    """Seconds for 1,000 texts through the loaded encoder, nothing of them known before."""
-    from nlp_transfer.models.embed import Embedder
-
-    drawn = np.random.default_rng(seed).choice(len(texts), min(TIMED_TEXTS, len(texts)), replace=False)
-    sample = list(dict.fromkeys(texts[index] for index in drawn))
-    timed = Embedder(
-        encoder,
-        embedder.tokenizer,
-        pooling=embedder.pooling,
-        max_length=embedder.max_length,
-        cache_dir=False,
-        progress=False,
-    )
-    timed.embed([f"{sample[0]} {sample[0]}"])
-    started = time.perf_counter()
-    timed.embed(sample)
-    return round((time.perf_counter() - started) / len(sample) * 1000, 3)
-
-
-def _ordered(candidates: list[Candidate]) -> list[Candidate]:
-    """By the default score, with the Pareto set marked."""
+def _ordered(candidates: list[Candidate], score: str) -> list[Candidate]:
+    """By a score, with the Pareto set marked."""
     good = [candidate for candidate in candidates if candidate.error is None]
-    good.sort(key=lambda candidate: -candidate.scores[DEFAULT_SCORE].value)
+    good.sort(key=lambda candidate: -candidate.scores[score].value)
     fastest, marked = float("inf"), []
     for candidate in good:
         assert candidate.seconds_per_1000 is not None

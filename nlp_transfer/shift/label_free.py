@@ -6,7 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nlp_transfer.shift.linear import Array, RidgeFit, encode, fit_ridge, logits, margins, predictions
+from nlp_transfer.shift.linear import (
+    Array,
+    RidgeFit,
+    calibrated_slope,
+    confidence,
+    encode,
+    fit_ridge,
+    margins,
+    predictions,
+)
 
 RATIO_LIMIT = 10.0
 
@@ -54,10 +63,8 @@ def label_free_figures(source: Array, labels: Array, target: Array, fit: RidgeFi
     right = margins(fit.held_out, labels) > 0
     accuracy = float(right.mean())
     on_target = target @ fit.weights
-    slope = _calibrate(fit.held_out, labels)
-    source_confidence, target_confidence = (
-        _confidence(scores, slope) for scores in (fit.held_out, on_target)
-    )
+    slope = calibrated_slope(fit.held_out, labels)
+    source_confidence, target_confidence = (confidence(scores, slope) for scores in (fit.held_out, on_target))
     threshold = np.quantile(source_confidence, 1 - accuracy) if accuracy < 1 else -np.inf
     shares = (
         np.bincount(values, minlength=classes) / len(values) for values in (predictions(on_target), labels)
@@ -91,17 +98,3 @@ def _domains(source: Array, target: Array) -> tuple[float, Array]:
     accuracy = ((scores[:n] < 0).mean() + (scores[n:] > 0).mean()) / 2
     ratio = np.clip((1 + scores[:n]) / (1 - scores[:n]), 1 / RATIO_LIMIT, RATIO_LIMIT)
     return float(accuracy), ratio / ratio.mean()
-
-
-def _calibrate(scores: Array, labels: Array) -> float:
-    """The slope on held-out logits with the highest likelihood: one-dimensional temperature scaling."""
-    table = logits(scores)
-    slopes = np.geomspace(0.2, 50, 60)
-    picked = table[np.arange(len(table)), labels]
-    losses = [np.mean(np.logaddexp.reduce(slope * table, axis=1) - slope * picked) for slope in slopes]
-    return float(slopes[int(np.argmin(losses))])
-
-
-def _confidence(scores: Array, slope: float) -> Array:
-    table = slope * logits(scores)
-    return np.exp(table.max(1) - np.logaddexp.reduce(table, axis=1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from nlp_transfer.shift.linear import (
     Fitted,
     Prior,
     RidgeFit,
+    calibrated_slope,
+    confidence,
     encode,
     margins,
     plain_prior,
@@ -42,9 +44,11 @@ class Agreement:
         source_target: the same prediction by source-only and target-only probe.
         source_combined, target_combined: the same with the probe trained on both.
         halves: two target-only probes, each trained on half of the labels.
+        halves_combined: a probe trained on the source and one half with a target-only probe trained on the
+            other: above ``halves`` where the source brings the probe nearer to what other labels say.
         source_correlation: of source-only with target-only scores.
         halves_correlation: of the scores of the two halves: how far the labels settle the target's
-            classifier.
+            classifier. combined_correlation: of the scores behind ``halves_combined``.
         label_function: source_correlation corrected for the noise of few labels (Spearman 1904): near 1 where
             source and target label alike, near or below 0 where they contradict each other.
     """
@@ -53,8 +57,10 @@ class Agreement:
     source_combined: float
     target_combined: float
     halves: float
+    halves_combined: float
     source_correlation: float
     halves_correlation: float
+    combined_correlation: float
     label_function: float
 
 
@@ -73,6 +79,8 @@ class Labelled:
         size of the
             held-out margins: the same accuracies with less noise and some bias. loss_zero_shot,
         loss_target_only, loss_combined: held-out squared error of the scores (labels are -1/+1).
+        sharp_target_only, sharp_combined: mean confidence on the further rows, its scale fitted to the
+            held-out labels: what the probe itself expects to get right there.
         evidence: log marginal likelihood per label with the source less without it. Above 0: the labels are
             what one would expect from the source.
         class_balance: share of the most frequent class.
@@ -93,6 +101,8 @@ class Labelled:
     loss_zero_shot: float
     loss_target_only: float
     loss_combined: float
+    sharp_target_only: float
+    sharp_combined: float
     evidence: float
     class_balance: float
     agreement: Agreement
@@ -132,15 +142,7 @@ def labelled_figures(
     for name, fit in fits.items():
         right[name] = _cross_validate(fit, labels, seed)
     figures = _bootstrap(right, seed)
-    none, no_scores = np.zeros((0, rows.shape[1])), np.zeros((0, columns))
-    halves = _halves(
-        fits["target"].prior,
-        replace(priors["combined"], further=none, further_mean=no_scores),
-        y,
-        labels,
-        further,
-        seed,
-    )
+    halves = _halves(fits["target"].prior, priors["combined"], y, labels, seed)
     alone = fits["target"].leave_one_out() if n > 1 else np.full_like(y, np.nan)
     together = fits["combined"].leave_one_out()
     target_only = figures["target"] if n > 1 else None
@@ -161,6 +163,8 @@ def labelled_figures(
         loss_zero_shot=float(((y - zero) ** 2).mean()),
         loss_target_only=float(((y - alone) ** 2).mean()),
         loss_combined=float(((y - together) ** 2).mean()),
+        sharp_target_only=_sharp(alone, labels, fits["target"].further()),
+        sharp_combined=_sharp(together, labels, fits["combined"].further()),
         evidence=fits["combined"].evidence - fits["target"].evidence,
         class_balance=float(np.bincount(labels).max() / n),
         agreement=_agreement(fits, priors["combined"], halves),
@@ -183,33 +187,33 @@ def _cross_validate(fit: Fitted, labels: Array, seed: int) -> Array:
     return right / repeats
 
 
-def _halves(
-    alone: Prior, together: Prior, y: Array, labels: Array, further: Array, seed: int
-) -> dict[str, float]:
+def _halves(alone: Prior, together: Prior, y: Array, labels: Array, seed: int) -> dict[str, float]:
     """Probes trained on random halves of the labels: accuracy on the other half, agreement on further rows.
 
     Without further rows, a fifth of the labels takes their place.
     """
     n = len(labels)
-    out: dict[str, list[float]] = {
-        name: [] for name in ("target_half", "combined_half", "agree", "correlation")
-    }
+    names = ("target_half", "combined_half", "agree", "correlation", "agree_combined", "correlation_combined")
+    out: dict[str, list[float]] = {name: [] for name in names}
     rng = np.random.default_rng(seed + 1)
-    apart = len(further) < MIN_AGREEMENT_ROWS
+    apart = len(alone.further) < MIN_AGREEMENT_ROWS
     for _ in range(int(np.clip(1000 // max(n, 1), 2, 8)) if n >= 4 else 0):
         parts = list(stratified_folds(labels, 5 if apart and n >= 50 else 2, rng))
         if len(parts) == 5:
             judged, a, b = parts[0], np.concatenate(parts[1:3]), np.concatenate(parts[3:])
         else:
             judged, (a, b) = np.arange(0), parts
-        scores = []
+        scores: dict[str, list[Array]] = {"target": [], "combined": []}
         for train, rest in ((a, b), (b, a)):
-            inside, outside = alone.predict(y, train, np.concatenate([rest, judged]))
-            out["target_half"].append(_accuracy(inside[: len(rest)], labels[rest]))
-            scores.append(inside[len(rest) :] if len(judged) else outside)
-            out["combined_half"].append(_accuracy(together.predict(y, train, rest)[0], labels[rest]))
-        out["agree"].append(_same(*scores))
-        out["correlation"].append(_correlation(*scores))
+            for name, prior in (("target", alone), ("combined", together)):
+                inside, outside = prior.predict(y, train, np.concatenate([rest, judged]))
+                out[name + "_half"].append(_accuracy(inside[: len(rest)], labels[rest]))
+                scores[name].append(inside[len(rest) :] if len(judged) else outside)
+        out["agree"].append(_same(*scores["target"]))
+        out["correlation"].append(_correlation(*scores["target"]))
+        for one, other in zip(scores["combined"], reversed(scores["target"]), strict=True):
+            out["agree_combined"].append(_same(one, other))
+            out["correlation_combined"].append(_correlation(one, other))
     return {name: float(np.mean(values)) if values else float("nan") for name, values in out.items()}
 
 
@@ -229,8 +233,10 @@ def _agreement(fits: dict[str, Fitted], source: Prior, halves: dict[str, float])
         source_combined=_same(zero, together),
         target_combined=_same(alone, together),
         halves=halves["agree"],
+        halves_combined=halves["agree_combined"],
         source_correlation=correlation,
         halves_correlation=reliability,
+        combined_correlation=halves["correlation_combined"],
         label_function=corrected,
     )
 
@@ -259,6 +265,14 @@ def _smooth(scores: Array, labels: Array) -> float:
     if not np.isfinite(size):
         return float("nan")
     return float((1 / (1 + np.exp(-np.clip(2.5 * margin / max(size, 1e-12), -30, 30)))).mean())
+
+
+def _sharp(held_out: Array, labels: Array, further: Array) -> float:
+    """Mean confidence on the further rows; on the labelled ones, held out, where there are too few."""
+    if not np.isfinite(held_out).all():
+        return float("nan")
+    scores = further if len(further) >= MIN_AGREEMENT_ROWS else held_out
+    return float(confidence(scores, calibrated_slope(held_out, labels)).mean())
 
 
 def _accuracy(scores: Array, labels: Array) -> float:

@@ -188,14 +188,9 @@ def features(
             out[name] = flat[plus] - (flat[minus] if minus else 0.0)
 
     free, labelled, agreement = "label_free.", "labelled.", "labelled.agreement."
-    for name in (
-        "source_accuracy",
-        "doc_estimate",
-        "atc_estimate",
-        "prior_shift",
-        "domain_accuracy",
-        "mean_distance",
-    ):
+    for name in ("source_accuracy", "doc_estimate", "atc_estimate"):
+        put(name, free + name)
+    for name in ("prior_shift", "domain_accuracy", "mean_distance"):
         put(name, free + name)
     out["log_score_spread"] = math.log(max(flat[free + "score_spread"], 1e-3))
     out["log_effective_share"] = math.log(max(flat[free + "effective_share"], 1e-3))
@@ -213,13 +208,22 @@ def features(
     put("zero_shot_loss_gain", labelled + "loss_target_only", labelled + "loss_zero_shot")
     for name in ("evidence", "target_half", "smooth_zero_shot", "smooth_target_only", "smooth_combined"):
         put(name, labelled + name)
-    for name in ("loss_zero_shot", "loss_target_only", "loss_combined"):
+    for name in (
+        "loss_zero_shot",
+        "loss_target_only",
+        "loss_combined",
+        "sharp_target_only",
+        "sharp_combined",
+    ):
         put(name, labelled + name)
+    put("gain_sharp", labelled + "sharp_combined", labelled + "sharp_target_only")
+    put("gain_agreement", agreement + "halves_combined", agreement + "halves")
+    put("gain_correlation", agreement + "combined_correlation", agreement + "halves_correlation")
     for name in ("zero_shot", "target_only", "weighted"):
         put(name, f"{labelled}{name}.estimate")
-    for name in ("source_target", "source_combined", "target_combined", "halves"):
+    for name in ("source_target", "source_combined", "target_combined", "halves", "halves_combined"):
         put("agree_" + name, agreement + name)
-    for name in ("source_correlation", "halves_correlation", "label_function"):
+    for name in ("source_correlation", "halves_correlation", "combined_correlation", "label_function"):
         put(name, agreement + name)
     if flat.get(labelled + "class_balance", 1.0) < 0.95:
         expected = flat[free + "doc_estimate"]
@@ -258,6 +262,9 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
     calibration's error counts 1 + D times and the estimate is averaged with what the probe measured, each
     weighted by the inverse of its squared error. By the chance that the source contradicts the target's
     labels (see :func:`contradiction`), the gain goes over to the measured one and the probability to one.
+    A source that is harder to learn than any that was studied (noisy labels) is not called safe by the
+    figures of the others: by as many widths of the range of ``source_accuracy`` as it lies below it, one at
+    most, half of a low probability gives way to one half.
 
     Args:
         entry: one of the calibration's levels.
@@ -280,6 +287,9 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
             by_gain = _logistic(known * hurt["intercept"] + slope * (-HURT - centre) / error)
             direct = _logistic(linear(hurt["direct"], values))
             out["probability"] = (1 - known / 2) * by_gain + known / 2 * direct
+    low, high = entry["range"].get("source_accuracy", (0.0, 1.0))
+    short = float(np.clip((low - values.get("source_accuracy", 1.0)) / max(high - low, 1e-9), 0, 1))
+    out["probability"] += short / 2 * max(0.5 - out["probability"], 0.0)
     against = values.get("contradiction", 0.0)
     out["probability"] += (1 - out["probability"]) * against
     lower = min(values.get("gain", 0.0) - out["gain"][0], 0.0) * against

@@ -159,7 +159,7 @@ def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
         note = f"All labels of {source.name} are {next(iter(ours))!r}: nothing can be learned from them."
         return _unlabelled(source, note), _unlabelled(target)
     if ours and theirs and not ours & theirs:
-        meant = {name: _same_polarity(name, ours) for name in theirs}
+        meant = {name: same_polarity(name, ours) for name in theirs}
         if len(ours) == 2 and all(meant.values()) and len(set(meant.values())) == len(theirs):
             pairs = " and ".join(f"{name} for {meant[name]}" for name in sorted(theirs))
             labels = np.array([meant[name] for name in target.labels.tolist()])
@@ -174,7 +174,7 @@ def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
     return source, target
 
 
-def _same_polarity(name: str, others: set[str]) -> str | None:
+def same_polarity(name: str, others: set[str]) -> str | None:
     """The one of ``others`` that is another usual spelling of ``name``."""
     for spellings in POLARITY:
         if name.lower() in spellings:

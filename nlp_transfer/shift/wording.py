@@ -142,6 +142,6 @@ def report_caveats(
         )
     out.append(
         "How far apart texts are hardly tells by itself whether transfer hurts"
-        + ("; the forecast does not rest on it." if risk else ".")
+        + ("; the forecast weighs it beside what the probes show." if risk else ".")
     )
     return tuple(dict.fromkeys(out))

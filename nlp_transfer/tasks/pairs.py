@@ -30,7 +30,7 @@ class TokenBatches(TorchDataset):
     """
 
     def __init__(self, rows: Dataset, budget: int, seed: int) -> None:
-        self.rows = rows
+        self.rows, self.budget = rows, budget
         target = np.asarray([len(ids) for ids in rows["labels"]])
         source = np.asarray(rows["length"]) - target
         longer = np.maximum(source, target)
@@ -62,6 +62,22 @@ def _cut(
     batches.append(order[start:])
     filled += (len(order) - start) * (widest + longest)
     return batches, filled
+
+
+def split_batch(inputs: dict[str, Any], parts: int) -> list[dict[str, Any]]:
+    """A batch as ``parts`` batches of about as many pairs each; fewer where there are not so many pairs."""
+    if parts == 1:
+        return [inputs]
+    size = -(-len(inputs["labels"]) // parts)
+    starts = range(0, len(inputs["labels"]), size)
+    return [{name: _slice(value, start, start + size) for name, value in inputs.items()} for start in starts]
+
+
+def _slice(value: Any, start: int, end: int) -> Any:
+    """Rows of a tensor, or of each tensor of a model output."""
+    if isinstance(value, torch.Tensor):
+        return value[start:end]
+    return type(value)(**{name: tensor[start:end] for name, tensor in value.items()})
 
 
 class PairCollator:

@@ -11,6 +11,7 @@ from nlp_transfer.arguments import training_fields
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.processes import wants_cpu
+from nlp_transfer.training.hub import HUB_FIELDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ def training_arguments(
     Raises:
         RecipeError: the values contradict each other, or a tracker is not installed.
     """
-    wanted = _renamed(recipe.training)
+    wanted = {name: value for name, value in _renamed(recipe.training).items() if name not in HUB_FIELDS}
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     on_cpu = wanted.get("use_cpu") or wants_cpu() or not has_gpu
     values: dict[str, Any] = {

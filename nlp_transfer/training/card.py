@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from nlp_transfer.models.load import POOLED_MODEL_TYPE
 from nlp_transfer.reporting.summary import figure, human
-from nlp_transfer.reporting.words import METRIC_NAMES, against_baselines, ledger
+from nlp_transfer.reporting.words import METRIC_NAMES, against_baselines, gain_range, ledger, percent, points
+from nlp_transfer.training.hub import HUB_FIELDS, hub_name
 
 if TYPE_CHECKING:
     from nlp_transfer.data.domains import DomainData
     from nlp_transfer.recipe import Recipe
+    from nlp_transfer.shift.report import ShiftReport
     from nlp_transfer.training.run import RunResult
 
 
@@ -31,7 +35,7 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
         f"# {_plain(recipe.model.name)} on {_plain(target)}",
-        f"Trained with the strategy `{recipe.strategy.kind}`{way}.",
+        f"Trained with the strategy `{recipe.strategy.kind}`{way}{_options(recipe)}.",
         "## Data",
         _data_table(domains),
         "## Figures",
@@ -42,25 +46,74 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
     if lines:
         parts += ["## Before and after", "\n".join(f"- {_plain(line)}" for line in lines)]
     if result.shift is not None:
-        mmd = result.shift.mmd
-        parts += [
-            "## Domain shift, measured before training",
-            f"MMD² {mmd['value']:.5f}, permutation p-value {mmd['p_value']:.4f}, effect size "
-            f"{mmd['effect_size']:.1f} standard deviations of the null.",
-        ]
+        parts += ["## Domain shift, measured before training", *_shift(result.shift)]
     if (guard := result.metrics.get("guard")) is not None:
         verdict = f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"
         parts += ["## Did the source help?", verdict]
     parts += [
         "## Cost",
-        f"{result.training_seconds:.1f} s of training, {result.peak_memory_mib:,.0f} MiB peak memory, "
+        f"{result.training_seconds:.1f} s of training ({result.seconds:.1f} s the whole run), "
+        f"{result.peak_memory_mib:,.0f} MiB peak memory, "
         f"{human(result.trainable_parameters)} of {human(result.total_parameters)} parameters trained.",
         "## Use",
-        "```python\nfrom nlp_transfer import load_model\n\n"
-        f'model = load_model({str(result.output_dir)!r})\nmodel.predict(["..."])\n```',
+        _use(recipe, result),
         "`recipe.yaml` and `environment.json` hold what is needed to repeat the run.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _options(recipe: Recipe) -> str:
+    """Options of the strategy that are not the defaults, the adaptations, and the training fields given."""
+    chosen = recipe.strategy.model_dump(exclude_defaults=True, exclude={"kind"})
+    given = {name: value for name, value in recipe.training.items() if name not in HUB_FIELDS}
+    parts = [
+        ", ".join(f"`{key}: {_plain(str(value))}`" for key, value in found.items())
+        for found in (chosen, given)
+        if found
+    ]
+    if recipe.adaptation:
+        parts.append("adaptation " + ", ".join(f"`{choice.kind}`" for choice in recipe.adaptation))
+    return f" ({'; '.join(parts)})" if parts else ""
+
+
+def _shift(shift: ShiftReport) -> list[str]:
+    """The two-sample test, and what was forecast."""
+    mmd = shift.mmd
+    found = [
+        f"MMD² {mmd['value']:.5f}, permutation p-value {mmd['p_value']:.4f}, effect size "
+        f"{mmd['effect_size']:.1f} standard deviations of the null."
+    ]
+    if shift.risk is not None:
+        risk = shift.risk
+        found.append(
+            f"Forecast: {risk.level} risk of negative transfer ({100 * risk.probability:.0f} %), gain from "
+            f"the source {points(risk.predicted_gain.estimate)} points ({gain_range(risk.predicted_gain)}), "
+            f"target accuracy {percent(risk.predicted_target_accuracy.estimate)}."
+        )
+    elif shift.translation is not None:
+        found.append(_plain(shift.translation.sentence))
+    return found
+
+
+def _use(recipe: Recipe, result: RunResult) -> str:
+    """Code that loads the model: with nlp_transfer, and with the libraries that it is saved for."""
+    name = hub_name(recipe)
+    folder = result.output_dir / "model" if name is None else name
+    lines = ["from nlp_transfer import load_model", "", f"model = load_model({str(result.output_dir)!r})"]
+    lines += ['model.predict(["..."])']
+    config = result.output_dir / "model" / "config.json"
+    pooled = config.is_file() and json.loads(config.read_text("utf-8")).get("model_type") == POOLED_MODEL_TYPE
+    plain = []
+    if recipe.strategy.kind == "lora":
+        kind = "Seq2SeqLM" if recipe.task.kind == "translation" else "SequenceClassification"
+        plain = [f"from peft import AutoPeftModelFor{kind}", ""]
+        plain += [f"model = AutoPeftModelFor{kind}.from_pretrained({str(folder)!r})"]
+    elif recipe.task.kind == "sentiment":
+        plain = ["import nlp_transfer.models.pooled  # makes its architecture known"] if pooled else []
+        plain += ["from transformers import pipeline", ""]
+        plain += [f'pipeline("text-classification", model={str(folder)!r})(["..."])']
+    blocks = [lines, plain] if plain else [lines]
+    return "\n\n".join("```python\n" + "\n".join(block) + "\n```" for block in blocks)
 
 
 def _data_table(domains: dict[str, DomainData]) -> str:

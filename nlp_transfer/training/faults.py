@@ -16,13 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
-from nlp_transfer.console import warn
+from nlp_transfer.console import is_main_process, warn
 from nlp_transfer.errors import DataError, InterruptedTraining, NlpTransferError, OutputError, TrainingError
+from nlp_transfer.models.attention import trains_in_bf16
 from nlp_transfer.processes import rank, world_size
+from nlp_transfer.training.checkpoints import remove_damaged
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments
+    from transformers.trainer_utils import TrainOutput
+
+    from nlp_transfer.tasks.pairs import TokenBatches
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -206,6 +211,37 @@ def smaller_batch(error: BaseException, arguments: TrainingArguments) -> dict[st
     return fields
 
 
+def more_parts(error: BaseException, batches: TokenBatches, parts: int) -> int:
+    """Twice the parts in which each batch by tokens is computed; says so.
+
+    The batches, their order and the steps stay as they are, so that a run goes on exactly where its last
+    checkpoint is, and the gradient of a step is the same sum.
+
+    Raises:
+        TrainingError: the largest batch cannot be split further, or other processes would have to follow.
+    """
+    largest = max(len(rows) for rows in batches.batches)
+    if parts >= largest:
+        raise TrainingError(
+            "out of memory with one pair at a time",
+            found=str(error).partition("\n")[0][:200],
+            fix="lower model.max_length, set training.gradient_checkpointing=true, or use "
+            "strategy.kind=lora or a smaller model",
+        ) from error
+    if world_size() > 1:
+        half = max(32, batches.budget // 2)
+        raise TrainingError(
+            f"out of memory with batches of {batches.budget:,} tokens on rank {rank()}",
+            fix=f"start again with about the same effective batch in less memory: task.batch_tokens={half} "
+            "and twice the training.gradient_accumulation_steps",
+        ) from error
+    warn(
+        f"out of memory with batches of {batches.budget // parts:,} tokens: going on with "
+        f"{batches.budget // parts // 2:,} and {2 * parts} passes for each, the same effective batch"
+    )
+    return 2 * parts
+
+
 @contextlib.contextmanager
 def clear_errors(folder: Path) -> Iterator[None]:
     """Say clearly what a full disk, a folder that cannot be written or a vanished file are.
@@ -253,3 +289,25 @@ def _free_mib(folder: Path) -> int:
         return shutil.disk_usage(folder).free >> 20
     except OSError:
         return 0
+
+
+def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> TrainOutput:
+    """Train from a checkpoint or from the start, with clear errors, and leave nothing half-written.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+        InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
+    """
+    slow_kernel = trainer.args.bf16 and trainer.args.device.type == "cpu"
+    model: Any = trainer.model
+    try:
+        with clear_errors(folder), trains_in_bf16(model) if slow_kernel else contextlib.nullcontext():
+            return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except OutputError:
+        if is_main_process():
+            remove_damaged(folder)
+        raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, StopOnSignal):
+                callback.release()

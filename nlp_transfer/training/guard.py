@@ -126,12 +126,12 @@ def _interval(gain: PairedGain) -> dict[str, float]:
 
 
 def _outcome(gain: PairedGain, finer: Sequence[PairedGain], *, like: bool) -> str:
-    """Hurt where the interval of the gain lies below zero, or the finer one does and the gain agrees in sign.
+    """Hurt where the interval of the gain lies below zero, or the finer one does and the gain is not above.
 
     A harmless source is called harmful with a probability of 5 % at most: 2.5 % for each interval. The same
     holds for help.
     """
-    if gain.high < 0 or (gain.value < 0 and any(found.high < 0 for found in finer)):
+    if gain.high < 0 or (gain.value <= 0 and any(found.high < 0 for found in finer)):
         return "hurt"
     return "helped" if _better(gain, finer) and like else "no evidence"
 

@@ -127,13 +127,12 @@ def _fit_head(
     if adapted is None:
         return fit(features, labels, start=start)
     rows, weights = adapted.rows(name, features, setup.recipe.seed)
-    head = fit(rows, labels, weights=weights, start=start)
     if adapted.labels is None or name == "target":
-        return head
-    further = adapted.labels.label(adapted.data, head.scores(adapted.data.target))
-    return fit(
-        np.concatenate([rows, adapted.data.target]),
-        np.concatenate([labels, further.classes]),
-        weights=np.concatenate([np.ones(len(rows)) if weights is None else weights, further.weights]),
-        start=start,
-    )
+        return fit(rows, labels, weights=weights, start=start)
+    own = np.ones(len(rows)) if weights is None else weights
+
+    def fit_with(further: NDArray, classes: NDArray, sure: NDArray) -> HeadWeights:
+        together = np.concatenate([rows, further]), np.concatenate([labels, classes])
+        return fit(*together, weights=np.concatenate([own, sure]), start=start)
+
+    return adapted.labels.learn(adapted.data, fit_with)

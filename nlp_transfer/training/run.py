@@ -19,6 +19,7 @@ from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
 from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
 from nlp_transfer.training.guard import conclude
+from nlp_transfer.training.hub import claim_repository, upload
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.resume import began_in_bf16, check_resumable
 from nlp_transfer.training.scoring import evaluate_domains, forgetting, other_run
@@ -144,6 +145,7 @@ def _run(
         }
     )
     check_labels(task, domains)
+    repository = from_main(lambda: claim_repository(recipe))
     pretrained = _start(recipe, task, domains)
     tokenizer = load_tokenizer(pretrained, recipe.model)
     config = load_config(pretrained, recipe.model)
@@ -163,6 +165,8 @@ def _run(
     if is_main_process():
         with clear_errors(folder.path):
             _write(setup, trained, result)
+        if repository is not None:
+            notice(f"pushed to {upload(recipe, repository, folder.path)}")
     return result
 
 

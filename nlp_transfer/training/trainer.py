@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,13 +12,13 @@ from torch.utils.data import RandomSampler
 from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from nlp_transfer.console import is_main_process, notice
-from nlp_transfer.errors import OutputError, Problem, RecipeError
-from nlp_transfer.models.attention import trains_in_bf16
+from nlp_transfer.console import notice
+from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, gather, world_size
 from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.tasks.encoding import EncodedStream
+from nlp_transfer.tasks.pairs import TokenBatches, split_batch
 from nlp_transfer.training.adapt import make_ready
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import (
@@ -30,14 +29,16 @@ from nlp_transfer.training.callbacks import (
     drop_printing,
     length_grouped_sampler,
 )
-from nlp_transfer.training.checkpoints import last_checkpoint, read_state, remove_damaged
+from nlp_transfer.training.checkpoints import last_checkpoint, read_state
 from nlp_transfer.training.faults import (
     FiniteWeights,
     StopOnSignal,
     check_finite_loss,
     clear_errors,
     is_out_of_memory,
+    more_parts,
     smaller_batch,
+    train_safely,
 )
 from nlp_transfer.training.paired import IGNORED_LABEL, PairedRows
 from nlp_transfer.training.penalty_log import Figures, split_loss
@@ -75,7 +76,7 @@ class TransferTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.task, self.strategy, self.figures = task, strategy, figures
-        self.penalty_figures = Figures()
+        self.penalty_figures, self.parts = Figures(), 1
         self._row_weights: Tensor | None = None
         kwargs["compute_loss_func"] = self._task_loss
         super().__init__(*args, **kwargs)
@@ -140,8 +141,10 @@ class TransferTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """The Trainer's step, which ends the training where its loss is not finite."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        """The Trainer's step, in parts where memory is short; ends training at a loss that is not finite."""
+        step = super().training_step
+        losses = [step(model, part, num_items_in_batch) for part in split_batch(inputs, self.parts)]
+        loss = torch.stack(losses).sum()
         check_finite_loss(loss, inputs, self.state.global_step + 1)
         return loss
 
@@ -256,40 +259,24 @@ def _train(
     """Train, with smaller batches from the last checkpoint on where the memory does not suffice."""
     folder, resume = setup.folder.checkpoints(phase.name), setup.resume
     fields: dict[str, int] = {}
+    parts = 1
     while True:
         ready = make_ready(model, setup, phase)
         trainer, checkpoint = _trainer(model, setup, phase, ready, fields, resume=resume)
+        trainer.parts = parts
         refuse_shards(trainer)
         try:
             return trainer, checkpoint, train_safely(trainer, folder, checkpoint)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            fields, resume = smaller_batch(error, trainer.args), True
+            resume = True
+            if isinstance(ready.rows, TokenBatches):
+                parts = more_parts(error, ready.rows, parts)
+            else:
+                fields = smaller_batch(error, trainer.args)
         del trainer, ready
         _restore(model, fresh())
-
-
-def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> TrainOutput:
-    """Train from a checkpoint or from the start, with clear errors, and leave nothing half-written.
-
-    Raises:
-        OutputError: the disk is full or the folder cannot be written.
-        InterruptedTraining: SIGTERM or Ctrl-C, after a checkpoint was written.
-    """
-    slow_kernel = trainer.args.bf16 and trainer.args.device.type == "cpu"
-    model: Any = trainer.model
-    try:
-        with clear_errors(folder), trains_in_bf16(model) if slow_kernel else contextlib.nullcontext():
-            return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except OutputError:
-        if is_main_process():
-            remove_damaged(folder)
-        raise
-    finally:
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, StopOnSignal):
-                callback.release()
 
 
 def _restore(model: nn.Module, start: nn.Module) -> None:

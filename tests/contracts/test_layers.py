@@ -16,7 +16,7 @@ LAYERS = [
     {"tasks", "strategies", "adaptation"},
     {"arguments", "recipe_options", "recipe_yaml", "recipe_problems"},
     {"recipe"},
-    {"training", "shift", "selection", "export", "predict", "reporting"},
+    {"training", "shift", "selection", "export", "export_checks", "predict", "reporting"},
     {"cli", "cli_models", "launch", "doctor", "demo"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

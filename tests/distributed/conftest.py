@@ -10,6 +10,7 @@ import pytest
 
 from tests.tiny import tiny_sentence_encoder
 from tests.training.conftest import planted_rows, write_rows
+from tests.translators import tiny_translator
 
 ROOT = Path(__file__).parents[2]
 WORKER = str(Path(__file__).with_name("worker.py"))
@@ -20,6 +21,7 @@ def files(tmp_path_factory):
     """A tiny encoder, and rows of uneven lengths; no evaluation size can be divided by two."""
     folder = tmp_path_factory.mktemp("distributed")
     found = {"encoder": str(tiny_sentence_encoder(folder / "encoder"))}
+    found["translator"] = str(tiny_translator(folder / "translator"))
     for index, (split, size) in enumerate({"train": 32, "validation": 13, "test": 15}.items()):
         for role, seed in (("source", 1), ("target", 2)):
             name = f"{role}.{split}"
@@ -30,9 +32,12 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def values(files):
-    """A function to a recipe's values; ``batch`` rows and ``accumulation`` batches a process and step."""
+    """A function to a recipe's values; ``batch`` rows and ``accumulation`` batches a process and step.
 
-    def make(output, *, strategy, batch=2, accumulation=4, source=False, **parts):
+    With an ``adaptation`` the target's training rows lose their labels.
+    """
+
+    def make(output, *, strategy, batch=2, accumulation=4, source=False, translate=False, **parts):
         splits = ("train", "validation", "test")
         training = {"num_train_epochs": 2, "learning_rate": 1e-3, "load_best_model_at_end": False}
         training |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
@@ -46,9 +51,25 @@ def values(files):
         }
         if source:
             made["source"] = {split: files[f"source.{split}"] for split in splits}
+        if translate:
+            made |= translation(files["translator"], made["training"])
+        if "adaptation" in parts:
+            made["target"]["unlabeled"] = made["target"].pop("train")
         return made | parts
 
     return make
+
+
+def translation(translator, training):
+    """Parts of a recipe: a process's batch has up to 192 tokens; 12 batches, an even number, are an epoch."""
+    training = {name: value for name, value in training.items() if name != "per_device_train_batch_size"}
+    training["gradient_accumulation_steps"] //= 2
+    return {
+        "task": {"kind": "translation", "source_lang": "de", "target_lang": "en", "batch_tokens": 192},
+        "model": {"name": translator, "max_length": 64, "dropout": 0.0},
+        "target": {"dataset": "sample:travel", "max_samples": 32},
+        "training": training,
+    }
 
 
 def launch_jobs(jobs: list[dict], folder: Path, *, prefix=(), **processes) -> subprocess.Popen:

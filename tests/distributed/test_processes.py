@@ -25,7 +25,10 @@ JOBS = {
     "frozen": {"strategy": {"kind": "frozen"}, "source": True},
     "guarded": {"strategy": LORA, **GUARDED, "guard": {"baseline": "target_only"}},
     "probed": {"strategy": {"kind": "full"}, **GUARDED},
+    "mmd": {"strategy": {"kind": "full"}, "source": True, "adaptation": [{"kind": "mmd"}]},
+    "dann": {"strategy": LORA, "source": True, "adaptation": [{"kind": "dann", "hidden": 8}]},
     "terminated": {"strategy": {"kind": "full"}, "terminate": True},
+    "translation": {"strategy": {"kind": "full"}, "translate": True},
 }
 PLANTS = ("idle_head", "terminate")
 

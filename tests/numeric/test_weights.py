@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 
 from nlp_transfer.errors import DataError, NlpTransferError
 from nlp_transfer.numeric import weights as weights_module
+from nlp_transfer.numeric._domain import C_GRID, target_probabilities
 from nlp_transfer.numeric.weights import black_box_shift, density_ratio, effective_sample_size
 
 
@@ -158,3 +159,18 @@ def test_bad_input_is_explained():
         black_box_shift([0, 1], [0, 1, 1], [0, 1])
     with pytest.raises(DataError, match="2 columns"):
         black_box_shift([0, 1], np.eye(3)[:2], np.eye(3))
+
+
+def test_without_a_penalty_the_held_out_loss_chooses_one():
+    """Equal domains want flat weights, far ones steep weights."""
+    rng = np.random.default_rng(8)
+    for shift in (0.0, 1.5):
+        source, target = rng.normal(size=(60, 8)), rng.normal(size=(60, 8)) + shift
+        losses = {}
+        for c in C_GRID:
+            at_source, at_target = target_probabilities(source, target, folds=5, c=c, seed=0)
+            losses[c] = -(np.log(1 - at_source).mean() + np.log(at_target).mean())
+        best = min(losses, key=losses.get)
+        assert (best < 0.1) == (shift == 0)
+        chosen, given = (density_ratio(source, target, c=c).weights for c in (None, best))
+        np.testing.assert_array_equal(chosen, given)

@@ -2,12 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from nlp_transfer.cli import main
 from nlp_transfer.data.options import SAMPLE_FOLDER
+from nlp_transfer.numeric.layer_choice import best_layer, selection_optimism
+from nlp_transfer.numeric.transferability import SCORES
 from nlp_transfer.selection.rank import rank_models
 from tests.tiny import tiny_model
+from tests.translators import tiny_translator
 
 REAL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -32,15 +37,65 @@ def test_a_trained_encoder_ranks_above_random_weights_and_a_failure_stops_nothin
     assert second.pareto  # worse, but faster
     assert set(first.scores) == {"linear_probe", "logme", "h_score", "n_leep", "knn"}
     assert json.loads(output.read_text()) == json.loads(json.dumps(found.to_dict()))
+    assert first.disk_mb == pytest.approx(90.9, abs=0.2)  # 22.7 million float32 weights
+    assert first.memory_mb > second.memory_mb
+    page = output.with_suffix(".html").read_text()
+    assert REAL in page
+    assert "Could not be judged" in page
 
 
-def test_the_best_layer_scores_at_least_as_well_as_the_last(noise):
-    best, last = (
-        rank_models([noise], "sample:laptops", layer=layer, max_samples=60).candidates[0]
-        for layer in ("best", "last")
-    )
-    assert best.scores["linear_probe"].value >= last.scores["linear_probe"].value
+def test_the_best_layer_is_named_and_its_score_corrected(noise):
+    [best] = rank_models([noise], "sample:laptops", layer="best", max_samples=60).candidates
     assert best.layer in (0, 1, 2)
+    assert best.optimism["linear_probe"] >= 0
+    assert set(best.optimism) == set(best.scores)
+
+
+def test_of_layers_that_are_all_noise_the_best_is_brought_back_to_chance():
+    naive, corrected = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        layers, labels = rng.normal(size=(80, 6, 3)), np.arange(80) % 2
+        chosen = best_layer(layers, labels)
+        naive.append(SCORES["linear_probe"].compute(layers[:, chosen], labels, "classification"))
+        corrected.append(naive[-1] - selection_optimism(layers, labels, splits=3, seed=seed)["linear_probe"])
+    assert np.mean(naive) > 0.55
+    assert abs(np.mean(corrected) - 0.5) < 0.03
+    assert np.min(np.array(naive) - corrected) >= 0
+
+
+def test_a_layer_that_is_clearly_best_owes_nothing_to_the_choice():
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    layers = rng.normal(size=(80, 4, 3))
+    layers[:, 2, 0] += 4 * labels
+    assert best_layer(layers, labels) == 2
+    assert set(selection_optimism(layers, labels).values()) == {0.0}
+
+
+def test_translation_models_are_ranked_as_they_are(tmp_path, monkeypatch, capsys):
+    """Tokens counted by hand; a model that cannot be loaded is shown with its reason."""
+    model = tiny_translator(tmp_path / "marian", "marian")
+    pairs = [{"translation": {"de": f"ein Haus {n}", "en": f"a house {n}"}} for n in range(24)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ["rank", "--task", "translation", "--source-lang", "de", "--target-lang", "en"]
+    command += ["--target", str(path), "--models", str(model), "no/such"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--output", str(tmp_path / "ranking.json")])
+    assert stop.value.code == 0
+    assert "tokens / word" in capsys.readouterr().out
+    good, failed = json.loads((tmp_path / "ranking.json").read_text())["candidates"]
+    assert failed["error"]
+    assert 0 <= good["scores"]["chrf"]["value"] <= 100
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokens = sum(
+        len(tokenizer(pair["translation"]["de"], add_special_tokens=False).input_ids) for pair in pairs
+    )
+    assert good["scores"]["fertility"]["value"] == pytest.approx(tokens / (3 * len(pairs)))
+    assert good["memory_mb"] >= 0
+    assert good["disk_mb"] > 0
 
 
 def test_ratings_leave_out_the_scores_for_classes(noise, tmp_path):

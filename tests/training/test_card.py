@@ -1,5 +1,8 @@
 """The model card and the files beside it."""
 
+import json
+import re
+
 import yaml
 
 from nlp_transfer import train
@@ -43,3 +46,26 @@ def test_overwrite_replaces_a_run_and_nothing_else(make_recipe, tmp_path):
     assert notes.read_text() == "mine"
     assert not stale.exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_card_tells_data_strategy_forecast_verdict_cost_and_how_to_load(make_recipe, tmp_path):
+    recipe = make_recipe(
+        source=True,
+        strategy={"kind": "frozen", "C": 0.1},
+        adaptation=[{"kind": "density_ratio"}],
+        shift={"permutations": 20},
+    )
+    result = train(recipe)
+    text = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert "(`C: 0.1`" in text
+    assert "adaptation `density\\_ratio`" in text or "adaptation `density_ratio`" in text
+    for data in json.loads((tmp_path / "run" / "environment.json").read_text())["data_fingerprints"].values():
+        assert all(fingerprint[:16] in text for fingerprint in data.values())
+    risk = result.shift.risk
+    assert f"Forecast: {risk.level} risk" in text
+    assert f"**{result.metrics['guard']['verdict'].capitalize()}.**" in text
+    assert "MiB peak memory" in text
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:  # what it says to do works
+        exec(block, {})

@@ -35,8 +35,8 @@
   function drawNull(node, data, c) {
     const d = data.permutations;
     const bars = { type: "bar", x: d.x, y: d.count, width: d.width, marker: { color: c.soft, opacity: 0.55 }, hoverinfo: "text", hovertext: d.hover };
-    const top = Math.max.apply(null, d.count) * 1.18;
-    const arrow = { x: d.shown, y: top * 0.9, text: d.label, showarrow: false, xanchor: d.anchor, xshift: d.anchor === "right" ? -8 : 8, font: { color: c.ink, size: 13 }, align: d.anchor };
+    const top = Math.max.apply(null, d.count) * 1.4; // the words stand above the bars, on a phone too
+    const arrow = { x: d.shown, y: top, yanchor: "top", text: d.label, showarrow: false, xanchor: d.anchor, xshift: d.anchor === "right" ? -8 : 8, font: { color: c.ink, size: 13 }, align: d.anchor };
     return Plotly.react(node, [bars], layout(c, {
       height: 300, bargap: 0, annotations: [arrow],
       shapes: [{ type: "line", x0: d.shown, x1: d.shown, y0: 0, y1: top, line: { color: c.target, width: 3, dash: d.cut ? "dot" : "solid" } }],
@@ -67,7 +67,22 @@
       layout(c, { height: 70 + d.classes.length * 52, bargap: 0.35, xaxis: { rangemode: "tozero", nticks: 4 }, yaxis: { type: "category", showgrid: false, autorange: "reversed", tickfont: { color: c.ink } }, margin: { l: 8, r: 24, t: 8, b: 8 } }), config);
   }
 
-  const kinds = { map: drawMap, permutations: drawNull, classes: drawClasses, within: drawWithin };
+  function drawPareto(node, data, c) {
+    const points = (rows, colour, symbol) => ({
+      type: "scatter", mode: "markers+text", x: rows.map((r) => r.cost), y: rows.map((r) => r.score), text: rows.map((r) => " " + r.label), textposition: "bottom right", cliponaxis: false,
+      textfont: { color: c.ink, size: 12 }, hovertext: rows.map((r) => r.hover), hoverinfo: "text", marker: { color: colour, symbol: symbol, size: 11, line: { width: 0.6, color: c.card } },
+      error_y: { type: "data", symmetric: false, array: rows.map((r) => r.above), arrayminus: rows.map((r) => r.below), color: c.soft, thickness: 1.2, width: 4 },
+    });
+    const best = data.points.filter((r) => r.pareto), rest = data.points.filter((r) => !r.pareto);
+    const order = best.slice().sort((a, b) => a.cost - b.cost);
+    const line = { type: "scatter", mode: "lines", x: order.map((r) => r.cost), y: order.map((r) => r.score), line: { color: c.target, width: 1.5, dash: "dot", shape: "hv" }, hoverinfo: "skip" };
+    return Plotly.react(node, [line, points(rest, c.source, "circle"), points(best, c.target, "diamond")], layout(c, {
+      height: 460, margin: { l: 8, r: 32, t: 28, b: 8 },
+      xaxis: { type: "log", title: { text: data.axes[0], font: { size: 12 } }, range: data.range, dtick: "D2" }, yaxis: { title: { text: data.axes[1], font: { size: 12 } } },
+    }), config);
+  }
+
+  const kinds = { pareto: drawPareto, map: drawMap, permutations: drawNull, classes: drawClasses, within: drawWithin };
 
   function draw(node) {
     const data = reports[Number(node.dataset.report)];
