@@ -199,7 +199,7 @@ def shift(work: Path) -> list[dict[str, Any]]:
         seconds = time.process_time() - started
         found = [
             {
-                "target": report.target.name,
+                "domain": report.target.name,
                 "mmd": report.mmd["inhomogeneity"],
                 "seconds": seconds,
                 **report.translation.to_dict(),
@@ -281,7 +281,7 @@ def verdicts(
     interval of full over scratch lies above zero, full loses captions BLEU, and mixing keeps some of it.
     """
     chrf = {(row["target"], row["size"], row["method"]): row["chrf"] for row in means}
-    order = [one["target"] for one in reports]
+    order = [one["domain"] for one in reports]
     ranking, advice = {}, {}
     for size in SIZES:
         found = [chrf.get((target, size, "full")) for target in order]
@@ -350,6 +350,7 @@ def report(
     options: argparse.Namespace,
 ) -> None:
     """Print the table and write the JSON."""
+    planned = len(options.seeds) * len(options.sizes) * len(options.targets) * len(options.methods)
     lines = scored(cells, before, tests)
     means, pairwise = mean_cells(lines), compared(cells, tests)
     start = {name: figures(found, tests[name], found) for name, found in before.items()}
@@ -367,12 +368,13 @@ def report(
             f"[{gain['low']:.1f}, {gain['high']:.1f}]"
         )
     for place, one in enumerate(reports, 1):
-        print(f"shift, place {place}: {one['target']}: {one['headline']}; {one['advice']}")
+        print(f"shift, place {place}: {one['domain']}: {one['headline']}; {one['advice']}")
     print(f"the ranking held: {said['ranking_held']}; the advice held: {said['advice_held']}")
     save(
         "translation_transfer",
         {
             "seeds": options.seeds,
+            "cells_missing": planned - len(cells),
             "epochs": SIZES,
             "scratch_epochs_factor": SCRATCH_LONGER,
             "learning_rates": RATES,
