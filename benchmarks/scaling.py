@@ -2,8 +2,8 @@
 
 Encoding a token costs 2 P + 4 L t d floating point operations (P weights of the layers, L of them, d wide,
 texts of t tokens), a training step three times as much with full fine-tuning and twice with LoRA. Fitted are
-the shares of the machine's rate of matrix products that are reached, and seconds for each text besides; reading,
-tokenising and indexing go by rows. AdamW in float32 holds 16 bytes for each weight that moves.
+the shares of the machine's rate of matrix products that are reached, and seconds for each text besides;
+reading, tokenising and indexing go by rows. AdamW in float32 holds 16 bytes for each weight that moves.
 
 The rates are fitted on small encoders with random weights and checked on a larger one (speed does not depend
 on what the weights say). The simulation then multiplies a data set of 2,000 texts by 10, 1,000 and 100,000.
