@@ -231,7 +231,9 @@ def test_source_pairs_are_weighed_in_the_loss(kind, translation_recipe, parallel
         seen.extend((tuple(row["labels"]), row["weight"]) for row in rows)
 
     recipe = translation_recipe(
-        "training.max_steps=2", source=source, adaptation=[{"kind": kind, "min_effective": 0.1}]
+        "training.max_steps=2",
+        source=source,
+        adaptation=[{"kind": kind, "min_effective": 0.1} | ({"C": 10.0} if kind == "density_ratio" else {})],
     )
     train(recipe, callbacks=[Record(on_train_begin=look)])
     assert "effective sample size" in capsys.readouterr().err
