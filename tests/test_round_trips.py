@@ -34,7 +34,9 @@ def plain_transformers(model, tokenizer, texts):
         batch = tokenizer(text, return_tensors="pt")
         limit = min(2 * batch["input_ids"].shape[1] + 16, model.config.max_position_embeddings - 2)
         with torch.inference_mode():
-            output = model.eval().generate(**batch, num_beams=BEAMS, max_new_tokens=limit, max_length=None)
+            output = model.eval().generate(
+                **batch, num_beams=BEAMS, early_stopping=True, max_new_tokens=limit, max_length=None
+            )
         found.append(tokenizer.decode(output[0], skip_special_tokens=True).strip())
     return found
 
@@ -68,6 +70,9 @@ def test_a_real_adapter_translates_the_same_everywhere(real_data, tmp_path):
     data = real_data / "translation"
     target = {"train": str(data / "ted" / "ted.train.jsonl"), "max_samples": 200}
     run = adapter_run(base, target, tmp_path / "run")
+    # with early stopping both engines end a search by one rule; without it CTranslate2 has no such rule
+    settings = run / "model" / "generation_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"early_stopping": True}))
     lines = (data / "captions" / "captions.test_2016_flickr.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["translation"]["de"] for line in lines[:100]]
     found = all_ways(run, base, texts, tmp_path)
