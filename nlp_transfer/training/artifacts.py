@@ -121,8 +121,13 @@ class RunFolder:
         """The checkpoints of one training phase."""
         return self.path / "checkpoints" / phase
 
-    def start(self, recipe_yaml: str) -> None:
-        """Create the folder with its recipe, once data and model are known to be good; rank 0 only."""
+    def start(self, recipe_yaml: str, *, checkpoints: bool = True) -> None:
+        """Create the folder with its recipe, once data and model are known to be good; rank 0 only.
+
+        Args:
+            recipe_yaml: the resolved recipe.
+            checkpoints: whether the run will write any, and may so be resumed in the middle.
+        """
         if not is_main_process():
             return
         if self.replaces and self.path.is_dir():
@@ -133,8 +138,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for scratch in self.path.glob(f"{_SCRATCH}*"):  # of a run that was killed while it saved
             shutil.rmtree(scratch, ignore_errors=True)
-        write_json(self.precision, {"bf16_on_cpu": bf16_pays("cpu")})
-        write_text(self.path / "recipe.yaml", _MARK + recipe_yaml)
+        write_text(self.path / "recipe.yaml", _MARK + recipe_yaml)  # first: it marks the folder as ours
+        if checkpoints:
+            write_json(self.precision, {"bf16_on_cpu": bf16_pays("cpu")})
 
     def save_model(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` write into a temporary folder, then put it in place as ``model/``."""

@@ -79,7 +79,7 @@ def test_translation_models_are_ranked_as_they_are(tmp_path, monkeypatch, capsys
     pairs = [{"translation": {"de": f"ein Haus {n}", "en": f"a house {n}"}} for n in range(24)]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     command = ["rank", "--task", "translation", "--source-lang", "de", "--target-lang", "en"]
     command += ["--target", str(path), "--models", str(model), "no/such"]
     with pytest.raises(SystemExit) as stop:
@@ -109,7 +109,7 @@ def test_ratings_leave_out_the_scores_for_classes(noise, tmp_path):
 
 
 def test_the_command_takes_several_models_after_one_option(noise, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     with pytest.raises(SystemExit) as stop:
         main(["rank", "--target", "sample:laptops", "--models", noise, "no/such", "--max-samples", "60"])
     assert stop.value.code == 0
@@ -120,7 +120,7 @@ def test_the_command_takes_several_models_after_one_option(noise, capsys, monkey
 
 
 def test_sources_are_ranked_by_the_forecast_of_the_shift(capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "400")
     flipped = tmp_path / "flipped.jsonl"
     other = {"positive": "negative", "negative": "positive"}
     rows = [json.loads(line) for line in (SAMPLE_FOLDER / "cafes.train.jsonl").read_text().splitlines()]

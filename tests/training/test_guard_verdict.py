@@ -13,12 +13,16 @@ TASK = SentimentTask(SentimentOptions(), names=("negative", "positive"))
 
 
 def draw(rng, count, models, *, blur=1.0):
-    """Logits [models, n, 2] of equally good models, and labels; ``blur`` flattens those of the first."""
+    """Logits [models, n, 2] of equally good models, and labels; ``blur`` flattens those of the first.
+
+    The log-odds are those of the true probabilities: 2 * 1.2 * own / (1.5^2 + 1).
+    """
     truth = rng.integers(0, 2, count)
     signal = 1.2 * (2 * truth - 1) + rng.normal(0, 1.5, count)
     own = signal + rng.normal(0, 1.0, (models, count))
     own[0] *= blur
-    return np.stack([-own, own], axis=-1), truth
+    odds = 2 * 1.2 / (1.5**2 + 1) * own
+    return np.stack([-odds, odds], axis=-1) / 2, truth
 
 
 def judge(logits, truth, confidence=0.95):

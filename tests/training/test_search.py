@@ -158,7 +158,8 @@ def test_a_range_has_two_ends_or_choices(make_recipe, wrong):
         make_recipe(tune={"learning_rate": wrong})
 
 
-def test_the_command_prints_the_trials(make_recipe, tmp_path, capsys):
+def test_the_command_prints_the_trials(make_recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
     recipe = make_recipe(strategy={"kind": "frozen"}, tune={"strategy.C": {"choices": [0.1]}}, training={})
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe.dump())
