@@ -26,11 +26,12 @@ def own_caches(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def notices_are_said_again():
-    """A notice is said once in a process; here, once in a test."""
-    from nlp_transfer.console import notice
+def consoles_and_notices_are_new():
+    """A process has one console, as wide as COLUMNS was then, and says a notice once; here a test has."""
+    from nlp_transfer.console import notice, stderr, stdout
 
-    notice.cache_clear()
+    for cached in (notice, stderr, stdout):
+        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")
