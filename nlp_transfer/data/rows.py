@@ -127,19 +127,13 @@ def sentences(path: Path) -> Iterator[str]:
 
 
 def placed_rows(path: Path) -> Iterator[tuple[int, int, int, dict[str, Any]]]:
-    """Yield ``(line, its byte offset, its size in bytes, row)`` of a JSON Lines file, not compressed.
+    """Yield ``(line, its byte offset, its size in bytes, row)`` of a JSON Lines file that is not compressed.
+
+    The options of a domain refuse other kinds of files.
 
     Raises:
-        DataError: another kind of file, or anything wrong with a line.
+        DataError: anything wrong with a line.
     """
-    kind, zipped = file_kind(path), path.name.lower().endswith(".gz")
-    if kind not in (".jsonl", ".ndjson") or zipped:
-        raise DataError(
-            f"{path}: cannot be read by places",
-            expected="JSON Lines (.jsonl or .ndjson), not compressed",
-            found=f"{kind}{'.gz' if zipped else ''}",
-            fix="leave streaming out, or save the rows as JSON Lines",
-        )
     _check_text_file(path)
     for number, offset, line in _lines(path):
         if line.strip():

@@ -166,9 +166,8 @@ def features(
             out[name] = flat[plus] - (flat[minus] if minus else 0.0)
 
     free, labelled, agreement = "label_free.", "labelled.", "labelled.agreement."
-    for name in ("source_accuracy", "doc_estimate", "atc_estimate"):
-        put(name, free + name)
-    for name in ("prior_shift", "domain_accuracy", "mean_distance"):
+    domains = ("prior_shift", "domain_accuracy", "mean_distance")
+    for name in ("source_accuracy", "doc_estimate", "atc_estimate", *domains):
         put(name, free + name)
     out["log_score_spread"] = math.log(max(flat[free + "score_spread"], 1e-3))
     out["log_effective_share"] = math.log(max(flat[free + "effective_share"], 1e-3))
