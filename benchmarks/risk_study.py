@@ -1,4 +1,4 @@
-"""Does the forecast of ``shift/risk.py`` come true? All pairs of 16 sentiment data sets, frozen encoder.
+"""Does the forecast of ``shift/risk.py`` come true? All pairs of 20 sentiment data sets, frozen encoder.
 
 What is predicted, for a pair of source and target and an amount of target labels: the mean over ten
 draws of the labels of (accuracy with the source less accuracy on the target labels alone), measured on
@@ -35,7 +35,7 @@ from common import print_table, save
 
 from nlp_transfer.shift import calibrate
 from nlp_transfer.shift.calibrate import Outcome, Table, auroc, figures, fit_calibration
-from nlp_transfer.shift.pooled_fit import LABEL_FREE
+from nlp_transfer.shift.regression import LABEL_FREE
 from nlp_transfer.shift.risk import CALIBRATION, HURT, features
 
 REFERENCE = 100

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift.pooled_fit import LABEL_FREE, Part, classify, logistic, regress
+from nlp_transfer.shift.regression import LABEL_FREE, Part, classify, logistic, regress
 from nlp_transfer.shift.risk import HURT, NORMAL_SLOPE, forecast
 
 Array = np.ndarray
@@ -170,36 +170,33 @@ class Table:
 
     def fit(self, rows: Array) -> list[dict[str, Any]]:
         """The calibration of these rows (a mask), one entry for each amount of labels."""
-        part = Part(self.labels[rows], self.groups[rows], self.weights[rows], self.real[rows])
-        gain, gain_apart = regress(self.x[0][rows], self.gain[rows], part, self.names[0])
+        return [self._fit(rows & (self.labels == labels)) for labels in np.unique(self.labels[rows])]
+
+    def _fit(self, rows: Array) -> dict[str, Any]:
+        """The entry of rows with one amount of labels."""
+        part = Part(self.groups[rows], self.weights[rows], self.real[rows])
+        gain, apart = regress(self.x[0][rows], self.gain[rows], part, self.names[0])
         accuracy, _ = regress(self.x[1][rows], self.accuracy[rows], part, self.names[1])
         hurt = self.gain[rows] < -HURT
+        z = np.clip((-HURT - apart[part.real]) / gain["error"], -8, 8)
+        slope, intercept = logistic(
+            z[:, None],
+            hurt[part.real],
+            part.weights[part.real],
+            start=np.array([NORMAL_SLOPE, 0.0]),
+            precision=np.array([4.0, 1.0]),
+        )
+        spans: dict[str, list[float]] = {}
+        for names, x in zip(self.names, self.x, strict=True):
+            spans.update(_spans(names, x[rows][part.real]))
         direct = classify(self.x[0][rows], hurt, part, self.names[0])
-        out = []
-        for labels in np.unique(part.labels):
-            chosen = (part.labels == labels) & part.real
-            z = np.clip((-HURT - gain_apart[chosen]) / gain[labels]["error"], -8, 8)
-            slope, intercept = (
-                float(value)
-                for value in logistic(
-                    z[:, None],
-                    hurt[chosen],
-                    part.weights[chosen],
-                    start=np.array([NORMAL_SLOPE, 0.0]),
-                    precision=np.array([4.0, 1.0]),
-                )
-            )
-            spans: dict[str, list[float]] = {}
-            for names, x in zip(self.names, self.x, strict=True):
-                spans.update(_spans(names, x[rows][chosen]))
-            out.append({
-                "labels": int(labels),
-                "gain": gain[labels],
-                "accuracy": accuracy[labels],
-                "hurt": {"intercept": intercept, "slope": max(slope, 0.1), "direct": direct[labels]},
-                "range": spans,
-            })  # fmt: skip
-        return out
+        return {
+            "labels": int(self.labels[rows][0]),
+            "gain": gain,
+            "accuracy": accuracy,
+            "hurt": {"intercept": float(intercept), "slope": max(float(slope), 0.1), "direct": direct},
+            "range": spans,
+        }
 
     def predict(self, levels: Sequence[Mapping[str, Any]], rows: Array) -> Array:
         """What ``assess`` would say of these rows: gain, its low and high, accuracy, probability."""

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift import calibrate, pooled_fit, risk
+from nlp_transfer.shift import calibrate, regression, risk
 from nlp_transfer.shift.calibrate import Outcome, Table, auroc, fit_calibration
 from nlp_transfer.shift.probe import run_probe
 from nlp_transfer.shift.risk import assess, features, flatten, load_calibration
@@ -231,58 +231,14 @@ def test_fit_is_the_ridge_regression_of_scikit_learn():
     )
     [entry] = table.fit(np.ones(len(table.gain), dtype=bool))
     x = table.x[0]
-    stronger = np.array([name in pooled_fit.LABEL_FREE for name in table.names[0]])
-    size = np.where(stronger, pooled_fit.LABEL_FREE_PENALTY, 1.0) ** -0.5  # a shrunk column is a scaled one
+    stronger = np.array([name in regression.LABEL_FREE for name in table.names[0]])
+    size = np.where(stronger, regression.LABEL_FREE_PENALTY, 1.0) ** -0.5  # a shrunk column is a scaled one
     z = np.clip((x - x.mean(0)) / x.std(0), -4, 4) * size
     reference = Ridge(alpha=entry["gain"]["penalty"]).fit(z, table.gain)
     found = [term[2] for term in entry["gain"]["terms"].values()]
     np.testing.assert_allclose(found, reference.coef_ * size, atol=1e-6)
     predicted = [risk.linear(entry["gain"], row) for row in table.rows[:5]]
     np.testing.assert_allclose(predicted, reference.predict(z[:5]), atol=1e-6)
-
-
-def test_shared_coefficients_are_a_ridge_regression_with_a_block_for_each_amount():
-    """Independent reference: scikit-learn on the block design, at the penalty and share that were chosen."""
-    rng = np.random.default_rng(3)
-    names = ("a", "b", "c")
-    labels, groups = np.repeat([20, 100, 300], 80), np.tile(np.arange(8).repeat(10), 3)
-    x = rng.normal(size=(240, 3)) * [1.0, 2.0, 0.5]
-    y = x @ [0.3, -0.1, 0.2] * np.where(labels == 300, 0.2, 1.0) + 0.3 * rng.normal(size=240)
-    part = pooled_fit.Part(labels, groups, np.ones(240), np.ones(240, dtype=bool))
-    models, _ = pooled_fit.regress(x, y, part, names)
-    for amount, model in models.items():
-        blocks, target = np.zeros((240, 12)), np.empty(240)
-        for place, other in enumerate((20, 100, 300), 1):
-            rows = labels == other
-            z = np.clip((x[rows] - x[rows].mean(0)) / x[rows].std(0), -4, 4)
-            blocks[rows, :3] = z
-            blocks[rows, 3 * place : 3 * place + 3] = z / math.sqrt(model["share"])
-            target[rows] = (y[rows] - y[rows].mean()) / y[rows].std()
-            blocks[rows] -= blocks[rows].mean(0)  # an intercept for each amount
-        found = Ridge(alpha=model["penalty"], fit_intercept=False).fit(blocks, target).coef_
-        place = (20, 100, 300).index(amount) + 1
-        expected = found[:3] + found[3 * place : 3 * place + 3] / math.sqrt(model["share"])
-        expected = expected * y[labels == amount].std()
-        np.testing.assert_allclose([term[2] for term in model["terms"].values()], expected, rtol=1e-4)
-
-
-def test_amounts_with_few_rows_borrow_from_the_others():
-    """One rule holds at all amounts; at one of them there are six rows, one a group, with much noise."""
-    rng = np.random.default_rng(0)
-    names = tuple("abcdefgh")
-    labels = np.repeat([20, 100], [6, 240])
-    groups = np.concatenate([np.arange(6), np.tile(np.arange(6), 40)])
-    x = rng.normal(size=(246, 8))
-    y = x @ np.linspace(1, -1, 8) + rng.normal(size=246)
-    part = pooled_fit.Part(labels, groups, np.ones(246), np.ones(246, dtype=bool))
-    shared, _ = pooled_fit.regress(x, y, part, names)
-    few = labels == 20
-    own = pooled_fit.Part(labels[few], groups[few], np.ones(6), np.ones(6, dtype=bool))
-    alone, _ = pooled_fit.regress(x[few], y[few], own, names)
-    at = [dict(zip(names, row, strict=True)) for row in rng.normal(size=(300, 8))]
-    truth = np.array([[row[name] for name in names] for row in at]) @ np.linspace(1, -1, 8)
-    error = [np.abs([risk.linear(model[20], row) for row in at] - truth).mean() for model in (shared, alone)]
-    assert error[0] < 0.7 * error[1]
 
 
 def test_assess_and_the_fit_predict_alike():
@@ -336,7 +292,7 @@ def test_logistic_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     z = rng.normal(size=4000)
     truth = rng.random(4000) < 1 / (1 + np.exp(-(0.5 + 2.0 * z)))
-    slope, intercept = pooled_fit.logistic(z[:, None], truth, np.ones(4000), np.zeros(2), np.full(2, 1e-6))
+    slope, intercept = regression.logistic(z[:, None], truth, np.ones(4000), np.zeros(2), np.full(2, 1e-6))
     reference = LogisticRegression(C=np.inf).fit(z[:, None], truth)
     assert intercept == pytest.approx(reference.intercept_[0], abs=1e-3)
     assert slope == pytest.approx(reference.coef_[0, 0], abs=1e-3)
