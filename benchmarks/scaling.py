@@ -3,14 +3,15 @@
 Encoding a token costs 2 P + 4 L t d floating point operations (P weights of the layers, L of them, d wide,
 texts of t tokens), a training step three times as much with full fine-tuning and twice with LoRA. Fitted are
 the shares of the machine's rate of matrix products that are reached, and seconds for each text besides;
-reading, tokenising and indexing go by rows. AdamW in float32 holds 16 bytes for each weight that moves.
+reading, tokenising and indexing go by rows. The memory of a training process is fitted as a constant, bytes a
+weight and bytes for each token, layer and unit of width in a batch.
 
 The rates are fitted on small encoders with random weights and checked on a larger one (speed does not depend
 on what the weights say). The simulation then multiplies a data set of 2,000 texts by 10, 1,000 and 100,000.
 
     python benchmarks/scaling.py [--tflops RATE_OF_ANOTHER_DEVICE] [--processes N]
 
-About three minutes.
+About four minutes on an idle machine.
 """
 
 from __future__ import annotations
@@ -120,6 +121,39 @@ def fit(rows: list[dict[str, Any]], rate: float) -> dict[str, dict[str, float]]:
     return found
 
 
+def fit_memory(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """For full and LoRA the bytes of a process: a constant, a weight's, and a unit of activation's."""
+    from scipy.optimize import nnls
+
+    found = {}
+    for kind in KINDS[1:]:
+        mine = [row for row in rows if row["kind"] == kind]
+        columns = np.array([_sizes(row["layers"], row["width"], VOCABULARY, row["tokens"]) for row in mine])
+        memory = np.array([1e6 * row["memory_mb"] for row in mine])
+        known = nnls(columns / memory[:, None], np.ones(len(mine)))[0]
+        found[kind] = dict(zip(("constant", "a_weight", "an_activation"), map(float, known), strict=True))
+    return found
+
+
+def _sizes(layers: int, width: int, vocabulary: int, tokens: int, batch: int = BATCH) -> list[float]:
+    weights = layer_weights(layers, width) + vocabulary * width
+    return [1.0, weights, batch * tokens * layers * width]
+
+
+def memory_of(
+    kind: str,
+    layers: int,
+    width: int,
+    vocabulary: int,
+    tokens: int,
+    batch: int,
+    model: dict[str, dict[str, float]],
+) -> float:
+    """Bytes of a training process, as the cost model says."""
+    sizes = _sizes(layers, width, vocabulary, tokens, batch)
+    return float(np.dot(sizes, list(model[kind].values())))
+
+
 def seconds_a_text(
     kind: str, layers: int, width: int, tokens: int, model: dict[str, dict[str, float]], rate: float
 ) -> float:
@@ -130,20 +164,24 @@ def seconds_a_text(
 
 
 def check(
-    rows: list[dict[str, Any]], model: dict[str, dict[str, float]], rate: float
-) -> dict[str, dict[str, float]]:
-    """Median and largest error of the predicted seconds, as a share of the measured ones."""
-    found = {}
+    rows: list[dict[str, Any]],
+    model: dict[str, dict[str, float]],
+    memory: dict[str, dict[str, float]],
+    rate: float,
+) -> dict[str, dict[str, float | None]]:
+    """Errors of seconds (median, largest) and bytes (largest), as shares of what was measured."""
+    found: dict[str, dict[str, float | None]] = {}
     for kind in KINDS:
-        errors = [
-            abs(
-                seconds_a_text(kind, row["layers"], row["width"], row["tokens"], model, rate) / row["seconds"]
-                - 1
-            )
-            for row in rows
-            if row["kind"] == kind
-        ]
-        found[kind] = {"median_error": statistics.median(errors), "largest_error": max(errors)}
+        seconds, sizes = [], []
+        for row in (row for row in rows if row["kind"] == kind):
+            shape = (row["layers"], row["width"])
+            expected = seconds_a_text(kind, *shape, row["tokens"], model, rate)
+            seconds.append(abs(expected / row["seconds"] - 1))
+            if kind in memory:
+                held = memory_of(kind, *shape, VOCABULARY, row["tokens"], BATCH, memory)
+                sizes.append(abs(held / (1e6 * row["memory_mb"]) - 1))
+        found[kind] = {"median_error": statistics.median(seconds), "largest_error": max(seconds)}
+        found[kind]["largest_memory_error"] = max(sizes, default=None)
     return found
 
 
@@ -170,7 +208,11 @@ def measure_rows(folder: Path) -> dict[str, float]:
 
 
 def simulate(
-    model: dict[str, dict[str, float]], rate: float, processes: int, rows: dict[str, float]
+    model: dict[str, dict[str, float]],
+    memory: dict[str, dict[str, float]],
+    rate: float,
+    processes: int,
+    rows: dict[str, float],
 ) -> list[list[Any]]:
     """Hours, memory and disk for each model and amount of data."""
     table = []
@@ -192,8 +234,8 @@ def simulate(
             disk = count * (2 * rows["copied_bytes_a_row"] + 12 * LENGTH) / 1e9
             index = count * rows["streamed_bytes_a_row"] / 1e9
             embeddings = 4 * width * count / 1e9
-            memory = 16 * weights / 1e9
-            figures = [hours["encode"], hours["full"], hours["lora"], memory, disk, index, embeddings]
+            held = [memory_of(k, layers, width, vocabulary, LENGTH, 32, memory) / 1e9 for k in memory]
+            figures = [*hours.values(), *held, disk, index, embeddings]
             table.append([name, count, *figures])
     return table
 
@@ -214,10 +256,23 @@ def main() -> None:
         seen = [row for shape in FITTED for row in measure(places[shape], *shape)]
         unseen = [row for shape in CHECKED for row in measure(places[shape], *shape)]
         by_row = measure_rows(Path(folder))
-    model = fit(seen, rate)
-    errors = check(unseen, model, rate)
+    report(seen, unseen, by_row, rate, kind, options)
+
+
+def report(
+    seen: list[dict[str, Any]],
+    unseen: list[dict[str, Any]],
+    by_row: dict[str, float],
+    rate: float,
+    kind: str,
+    options: argparse.Namespace,
+) -> None:
+    """Fit, check, simulate; print the tables and write the JSON."""
+    model, memory = fit(seen, rate), fit_memory(seen)
+    errors = check(unseen, model, memory, rate)
     print(f"matrix products in {kind}: {rate:,.0f} x 10^9 a second")
     columns = ["work", "share of matrix rate", "ms a text besides", "median error (unseen)", "largest error"]
+    columns.append("largest error of memory")
     print_table(
         "cost model, checked on an encoder that it was not fitted on",
         columns,
@@ -227,20 +282,28 @@ def main() -> None:
         ],
     )
     device = rate if options.tflops is None else options.tflops * 1e3
-    table = simulate(model, device, options.processes, by_row)
-    columns = [
-        "model",
-        "texts",
-        "encode (h)",
-        "full, 3 epochs (h)",
-        "lora, 3 epochs (h)",
-        "training state (GB)",
-    ]
+    print_table(
+        "memory of a training process",
+        ["work", "constant (GB)", "bytes a weight", "bytes a token, layer and unit of width"],
+        [
+            [kind, known["constant"] / 1e9, known["a_weight"], known["an_activation"]]
+            for kind, known in memory.items()
+        ],
+    )
+    table = simulate(model, memory, device, options.processes, by_row)
+    columns = ["model", "texts", "encode (h)", "full, 3 epochs (h)", "lora, 3 epochs (h)"]
+    columns += ["full, batch 32 (GB)", "lora, batch 32 (GB)"]
     columns += ["data cache (GB)", "streaming index (GB)", "embeddings (GB)"]
     where = f"{device:,.0f} x 10^9 operations a second, {options.processes} processes"
     print_table(f"texts of {LENGTH} tokens; {where}", columns, table)
     if options.tflops is None and options.processes == 1:
-        payload = {"model": model, "errors": errors, "rows": by_row, "measured": [*seen, *unseen]}
+        payload = {
+            "model": model,
+            "memory": memory,
+            "errors": errors,
+            "rows": by_row,
+            "measured": [*seen, *unseen],
+        }
         simulated = {"columns": columns, "table": table}
         save("scaling", {"matrix_gflops": rate, "type": kind, **payload, "simulation": simulated})
 
