@@ -54,7 +54,7 @@ TRIED = (
 )
 """What was compared on these cases before the figures were settled; read the results as slightly too good."""
 READING = (
-    "a linear correction of the frozen encoder's forecast; terms: mean, standard deviation and coefficient "
+    "a linear correction of the frozen encoder's forecast; terms: mean, standard deviation and slope "
     "of each standardised figure (see risk.features and studied.with_forecast)"
 )
 

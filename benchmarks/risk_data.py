@@ -1,6 +1,6 @@
 """The data sets, pairs and embeddings that the risk studies share.
 
-Sixteen binary sentiment data sets. ``$NLP_TRANSFER_DATA`` names the folder; embeddings are made by the
+Twenty binary sentiment data sets. ``$NLP_TRANSFER_DATA`` names the folder; embeddings are made by the
 package's own ``Embedder`` and kept in its cache, so the first run pays for the encoder and later ones do
 not.
 """
@@ -23,8 +23,19 @@ DRAWS = 5
 OUTCOME_DRAWS = 10
 """Draws whose mean is the outcome; the probed ones come first."""
 SOURCE_ROWS = 1500
-FILM = ("uci_imdb", "sst2")
-FDU = ("apparel", "baby", "dvd", "electronics", "kitchen_housewares", "toys_games")
+FILM = ("uci_imdb", "sst2", "fdu_imdb")
+FDU = (
+    "apparel",
+    "baby",
+    "books",
+    "dvd",
+    "electronics",
+    "imdb",
+    "kitchen_housewares",
+    "music",
+    "sports_outdoors",
+    "toys_games",
+)
 
 
 def files() -> dict[str, tuple[list[str], int]]:
@@ -34,10 +45,10 @@ def files() -> dict[str, tuple[list[str], int]]:
         table[f"uci_{name}"] = ([f"uci/{name}.all.jsonl"], 1000)
     for name in ("books", "dvd", "kitchen", "electronics", "airline"):
         table[f"amazon_{name}"] = ([f"amazon/{name}.test.jsonl"], 1600 if name == "airline" else 2000)
-    table["sst2"] = (["sst/sst2.train.jsonl", "sst/sst2.test.jsonl"], 2000)
-    table["tweets"] = (["tweets/tweets.test.jsonl"], 2500)
+    table["sst2"] = (["sst/sst2.train.jsonl", "sst/sst2.test.jsonl"], 4000)
+    table["tweets"] = (["tweets/tweets.test.jsonl"], 4000)
     for name in FDU:
-        table[f"fdu_{name}"] = ([f"fdu/{name}.train.jsonl", f"fdu/{name}.test.jsonl"], 1200)
+        table[f"fdu_{name}"] = ([f"fdu/{name}.train.jsonl", f"fdu/{name}.test.jsonl"], 2000)
     return table
 
 

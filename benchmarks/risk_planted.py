@@ -40,7 +40,10 @@ def planted(
     table, out = Table.of(features, outcomes), []
     for name in PLANTED_TARGETS:
         target = sets[name]
-        levels = [{**entry, "figures": {}} for entry in table.fit(table.groups != risk_data.group(name))]
+        levels = [
+            {**entry, "figures": {"rows": 0, "auroc": None}}
+            for entry in table.fit(table.groups != risk_data.group(name))
+        ]
         entry = {"study": {"name": "risk_study", "pairs": 0}, "classes": [2], "levels": levels}
         copy = (target.x[: target.pool], target.y[: target.pool])
         for case, source in {**cases, "copy of the target": copy}.items():

@@ -1,10 +1,9 @@
 """Fit the forecast of ``risk.py`` to pairs whose outcome was measured: the package's study, or your own
 pairs.
 
-The gain and the accuracy are each a ridge regression on the probe's figures. The probability that a source
-hurts is the mean of two: a logistic function of the predicted gain in units of its error, and a logistic
-regression on the figures themselves. Penalties, errors and intervals come
-from targets left out of the fit, never from the rows that were fitted.
+The gain and the accuracy are each a ridge regression on the probe's figures, each figure with one bend. The
+probability that a source hurts is the normal chance of it, from the predicted gain and its error. Errors
+and intervals come from targets left out of the fit, never from the rows that were fitted.
 """
 
 from __future__ import annotations
@@ -16,30 +15,42 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift.regression import LABEL_FREE, Part, classify, logistic, regress
-from nlp_transfer.shift.risk import HURT, NORMAL_SLOPE, forecast
+from nlp_transfer.shift.regression import Part, regress
+from nlp_transfer.shift.risk import HURT, forecast
 
 Array = np.ndarray
-GAIN_FEATURES: tuple[str, ...] = (
-    "gain",
-    "gain_smooth",
-    "gain_loss",
-    "gain_half",
-    "gain_sharp",
-    "gain_agreement",
-    "gain_correlation",
-    "gain_weighted",
-    "zero_shot_less_target",
-    "zero_shot_loss_gain",
-    "evidence",
-    "label_function",
-    "source_correlation",
-    "halves_correlation",
-    "smooth_target_only",
-    "target_half",
-    "loss_target_only",
-    *LABEL_FREE,
+LABEL_FREE: tuple[str, ...] = (
+    "source_accuracy",
+    "doc_estimate",
+    "atc_estimate",
+    "prior_shift",
+    "domain_accuracy",
+    "mean_distance",
+    "log_score_spread",
+    "log_effective_share",
+    "log_n_source",
 )
+"""Figures that need no target label."""
+GAIN_FEATURES: tuple[str, ...] = (
+    "domain_accuracy",
+    "mean_distance",
+    "log_effective_share",
+    "target_half",
+    "halves_correlation",
+    "loss_target_only",
+    "gain_correlation",
+    "gain_smooth",
+)
+"""With labels: how far apart the domains are, how well the labels teach alone, what the source adds."""
+GAIN_LABEL_FREE: tuple[str, ...] = (
+    "domain_accuracy",
+    "mean_distance",
+    "log_effective_share",
+    "source_accuracy",
+    "doc_estimate",
+    "log_n_source",
+)
+"""Without any."""
 ACCURACY_FEATURES: tuple[str, ...] = (
     "zero_shot",
     "target_only",
@@ -146,18 +157,21 @@ class Table:
         rows: Sequence[Mapping[str, float]],
         outcomes: Sequence[Outcome],
         gain_features: Sequence[str] = GAIN_FEATURES,
+        gain_label_free: Sequence[str] = GAIN_LABEL_FREE,
     ) -> Table:
-        """Gather the package's features, or others for the gain; without labels only ``LABEL_FREE`` count."""
-        names = (tuple(gain_features), ACCURACY_FEATURES)
+        """Gather the package's features, or others for the gain, with target labels and without any."""
         labels = np.array([item.labels for item in outcomes])
+        with_labels, without = (gain_features, ACCURACY_FEATURES), (gain_label_free, LABEL_FREE)
+        names = tuple(tuple(dict.fromkeys((*a, *b))) for a, b in zip(with_labels, without, strict=True))
         x = []
-        for part in names:
+        for part, first, second in zip(names, with_labels, without, strict=True):
             columns = np.array([[row.get(name, np.nan) for name in part] for row in rows])
-            columns[np.ix_(labels == 0, [name not in LABEL_FREE for name in part])] = np.nan
+            columns[np.ix_(labels > 0, [name not in first for name in part])] = np.nan
+            columns[np.ix_(labels == 0, [name not in second for name in part])] = np.nan
             x.append(columns)
         return cls(
             tuple(rows),
-            names,
+            (names[0], names[1]),
             (x[0], x[1]),
             labels,
             np.array([item.gain for item in outcomes]),
@@ -175,26 +189,15 @@ class Table:
     def _fit(self, rows: Array) -> dict[str, Any]:
         """The entry of rows with one amount of labels."""
         part = Part(self.groups[rows], self.weights[rows], self.real[rows])
-        gain, apart = regress(self.x[0][rows], self.gain[rows], part, self.names[0])
+        gain, _ = regress(self.x[0][rows], self.gain[rows], part, self.names[0])
         accuracy, _ = regress(self.x[1][rows], self.accuracy[rows], part, self.names[1])
-        hurt = self.gain[rows] < -HURT
-        z = np.clip((-HURT - apart[part.real]) / gain["error"], -8, 8)
-        slope, intercept = logistic(
-            z[:, None],
-            hurt[part.real],
-            part.weights[part.real],
-            start=np.array([NORMAL_SLOPE, 0.0]),
-            precision=np.array([4.0, 1.0]),
-        )
         spans: dict[str, list[float]] = {}
         for names, x in zip(self.names, self.x, strict=True):
-            spans.update(_spans(names, x[rows][part.real]))
-        direct = classify(self.x[0][rows], hurt, part, self.names[0])
+            spans.update(ranges(names, x[rows][part.real]))
         return {
             "labels": int(self.labels[rows][0]),
             "gain": gain,
             "accuracy": accuracy,
-            "hurt": {"intercept": float(intercept), "slope": max(float(slope), 0.1), "direct": direct},
             "range": spans,
         }
 
@@ -226,26 +229,30 @@ class Table:
 
 
 def figures(table: Table, predicted: Array, labels: int) -> dict[str, float | None]:
-    """How good held-out predictions are, on the real rows with this amount of labels.
+    """How good held-out predictions are, on the real rows with this amount of labels; see :func:`scores`."""
+    real = table.real & (table.labels == labels)
+    return scores(table.gain[real], table.accuracy[real], predicted[real])
+
+
+def scores(gain: Array, accuracy: Array, predicted: Array) -> dict[str, float | None]:
+    """How good predictions (n, 5) of :meth:`Table.held_out` are of measured gains and accuracies [n].
 
     Returns:
         ``hurt_share``; ``auroc``; ``brier`` and ``brier_skill`` (against always saying hurt_share);
         ``gain_mae`` and ``accuracy_mae`` in points; ``coverage`` of the gain's interval; ``rows``.
     """
-    real = table.real & (table.labels == labels)
-    gain, low, high, accuracy, probability = predicted[real].T
-    hurt = table.gain[real] < -HURT
-    share = float(hurt.mean())
-    brier = float(((probability - hurt) ** 2).mean())
+    centre, low, high, expected, probability = predicted.T
+    hurt = gain < -HURT
+    share, brier = float(hurt.mean()), float(((probability - hurt) ** 2).mean())
     return {
-        "rows": int(real.sum()),
+        "rows": len(gain),
         "hurt_share": share,
         "auroc": auroc(hurt, probability),
         "brier": brier,
         "brier_skill": 1 - brier / (share * (1 - share)) if 0 < share < 1 else None,
-        "gain_mae": float(100 * np.abs(gain - table.gain[real]).mean()),
-        "accuracy_mae": float(100 * np.abs(accuracy - table.accuracy[real]).mean()),
-        "coverage": float(((table.gain[real] >= low) & (table.gain[real] <= high)).mean()),
+        "gain_mae": float(100 * np.abs(centre - gain).mean()),
+        "accuracy_mae": float(100 * np.abs(expected - accuracy).mean()),
+        "coverage": float(((gain >= low) & (gain <= high)).mean()),
     }
 
 
@@ -269,7 +276,7 @@ def rounded(value: Any, digits: int = 5) -> Any:
     return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _spans(names: Sequence[str], x: Array) -> dict[str, list[float]]:
+def ranges(names: Sequence[str], x: Array) -> dict[str, list[float]]:
     """Range of each figure that is known, a tenth wider at both ends."""
     out = {}
     for index, name in enumerate(names):

@@ -32,8 +32,6 @@ DOUBT = 0.15
 """Without target labels, the share of belief kept for a label-function shift that no text can show."""
 CALIBRATION = Path(__file__).with_name("calibration.json")
 FINE_TUNING = Path(__file__).with_name("fine_tuning.json")
-NORMAL_SLOPE = 1.7
-"""A logistic curve of this slope is nearly the normal distribution function."""
 Z80 = 1.2816
 """Normal quantile of an 80 % interval."""
 
@@ -224,16 +222,26 @@ def contradiction(right: float, labels: float, expected: float, classes: float) 
 
 
 def linear(model: Mapping[str, Any], values: Mapping[str, float]) -> float:
-    """Intercept plus coefficients times standardised figures, each held within 4 standard deviations."""
+    """Intercept plus slopes times standardised figures, each held within 4 standard deviations.
+
+    A term is ``[mean, scale, slope]``, or with ``[..., knee, bend]`` more the slope changes above the knee.
+    """
     total = float(model["intercept"])
-    for name, (mean, scale, coefficient) in model["terms"].items():
+    for name, (mean, scale, slope, *bent) in model["terms"].items():
         if name in values:
-            total += coefficient * float(np.clip((values[name] - mean) / scale, -4, 4))
+            z = float(np.clip((values[name] - mean) / scale, -4, 4))
+            total += slope * z
+            if bent:
+                knee, bend = bent
+                total += bend * max(z - knee, 0.0)
     return total
 
 
 def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str, Any]:
     """The forecast at one amount of labels: ``probability``; ``gain`` and ``accuracy`` (estimate, low, high).
+
+    The probability is the normal chance that follows from the gain and its error; where the calibration has a
+    logistic regression too (``hurt``), their mean.
 
     Inside of what was studied it is the calibration's. Outside, by a distance D (see :func:`distance`), the
     calibration's error counts 1 + D times and the estimate is averaged with what the probe measured, each
@@ -259,11 +267,10 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
         wide = max(error / model["error"], 1.0)
         out[name] = (centre, centre + wide * model["low"], centre + wide * model["high"])
         if name == "gain":
-            hurt, known = entry["hurt"], 1 / (1 + away)
-            slope = known * hurt["slope"] + (1 - known) * NORMAL_SLOPE
-            by_gain = _logistic(known * hurt["intercept"] + slope * (-HURT - centre) / error)
-            direct = _logistic(linear(hurt["direct"], values))
-            out["probability"] = (1 - known / 2) * by_gain + known / 2 * direct
+            out["probability"] = 0.5 * math.erfc((HURT + centre) / error / math.sqrt(2))
+    if "hurt" in entry:
+        direct = 1 / (1 + math.exp(-float(np.clip(linear(entry["hurt"], values), -30, 30))))
+        out["probability"] = (out["probability"] + direct) / 2
     low, high = entry["range"].get("source_accuracy", (0.0, 1.0))
     short = float(np.clip((low - values.get("source_accuracy", 1.0)) / max(high - low, 1e-9), 0, 1))
     out["probability"] += short / 2 * max(0.5 - out["probability"], 0.0)
@@ -272,10 +279,6 @@ def forecast(entry: Mapping[str, Any], values: Mapping[str, float]) -> dict[str,
     lower = min(values.get("gain", 0.0) - out["gain"][0], 0.0) * against
     out["gain"] = tuple(value + lower for value in out["gain"])
     return out
-
-
-def _logistic(argument: float) -> float:
-    return 1 / (1 + math.exp(-float(np.clip(argument, -30, 30))))
 
 
 def distance(ranges: Mapping[str, Sequence[float]], values: Mapping[str, float]) -> float:

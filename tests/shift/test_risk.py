@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.errors import DataError
@@ -204,7 +204,7 @@ def study(seed=0, groups=8, pairs=25):
                     name: float(rng.normal())
                     for name in (*calibrate.GAIN_FEATURES, *calibrate.ACCURACY_FEATURES)
                 }
-                gain = 0.02 * row["source_accuracy"] - 0.01 * row["mean_distance"] + 0.005 * rng.normal()
+                gain = 0.02 * row["domain_accuracy"] - 0.01 * row["mean_distance"] + 0.005 * rng.normal()
                 rows.append(row)
                 outcomes.append(Outcome(labels, gain, 0.8 + gain, str(group), str((group + 1) % groups)))
     return rows, outcomes
@@ -215,9 +215,9 @@ def test_fit_calibration_finds_a_planted_rule():
     entry = fit_calibration(rows, outcomes, study={"name": "made up", "pairs": 80})
     assert [level["labels"] for level in entry["levels"]] == [0, 100]
     for level in entry["levels"]:
-        terms = level["gain"]["terms"]
-        assert terms["source_accuracy"][2] / terms["source_accuracy"][1] == pytest.approx(0.02, abs=0.004)
-        assert terms["mean_distance"][2] / terms["mean_distance"][1] == pytest.approx(-0.01, abs=0.004)
+        for name, slope in (("domain_accuracy", 0.02), ("mean_distance", -0.01)):
+            high, low = (risk.linear(level["gain"], {name: at}) for at in (1.0, -1.0))
+            assert (high - low) / 2 == pytest.approx(slope, abs=0.002)
         assert level["figures"]["auroc"] > 0.9
         assert level["figures"]["brier_skill"] > 0.4
         assert 0.7 < level["figures"]["coverage"] < 0.9
@@ -230,15 +230,30 @@ def test_fit_is_the_ridge_regression_of_scikit_learn():
         [r for r, o in zip(rows, outcomes, strict=True) if o.labels], [o for o in outcomes if o.labels]
     )
     [entry] = table.fit(np.ones(len(table.gain), dtype=bool))
-    x = table.x[0]
-    stronger = np.array([name in regression.LABEL_FREE for name in table.names[0]])
-    size = np.where(stronger, regression.LABEL_FREE_PENALTY, 1.0) ** -0.5  # a shrunk column is a scaled one
-    z = np.clip((x - x.mean(0)) / x.std(0), -4, 4) * size
-    reference = Ridge(alpha=entry["gain"]["penalty"]).fit(z, table.gain)
-    found = [term[2] for term in entry["gain"]["terms"].values()]
-    np.testing.assert_allclose(found, reference.coef_ * size, atol=1e-6)
+    known = ~np.isnan(table.x[0]).all(0)
+    x = table.x[0][:, known]
+    z = np.clip((x - x.mean(0)) / x.std(0), -4, 4)
+    knees = (z.min(0) + z.max(0)) / 2
+    columns = np.hstack([z, np.maximum(z - knees, 0)])
+    reference = Ridge(alpha=regression.PENALTY).fit(columns, table.gain)
+    terms = np.array(list(entry["gain"]["terms"].values()))
+    np.testing.assert_allclose(terms[:, 2:].T, [reference.coef_[:8], knees, reference.coef_[8:]], atol=1e-6)
     predicted = [risk.linear(entry["gain"], row) for row in table.rows[:5]]
-    np.testing.assert_allclose(predicted, reference.predict(z[:5]), atol=1e-6)
+    np.testing.assert_allclose(predicted, reference.predict(columns[:5]), atol=1e-6)
+
+
+def test_a_planted_bend_is_found():
+    """What counts is how far a figure is above the middle of its range; below, it says nothing."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, size=(400, 2))
+    y = 0.03 * np.maximum(x[:, 0], 0) + 0.002 * rng.normal(size=400)
+    part = regression.Part(np.arange(400) % 8, np.ones(400), np.ones(400, dtype=bool))
+    bent, left_out = regression.regress(x, y, part, ("a", "b"))
+    straight, _ = regression.regress(x, y, part, ("a", "b"), bends=False)
+    for at in (-0.8, -0.4, 0.4, 0.8):
+        assert risk.linear(bent, {"a": at, "b": 0.0}) == pytest.approx(0.03 * max(at, 0), abs=0.0015)
+    assert bent["error"] < 0.6 * straight["error"]
+    assert np.abs(left_out - y).mean() < 0.003
 
 
 def test_assess_and_the_fit_predict_alike():
@@ -286,16 +301,6 @@ def test_auroc_is_that_of_scikit_learn():
     truth, score = rng.random(200) < 0.3, rng.normal(size=200).round(1)
     assert auroc(truth, score) == pytest.approx(roc_auc_score(truth, score))
     assert auroc(np.ones(5), np.arange(5)) is None
-
-
-def test_logistic_is_that_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=4000)
-    truth = rng.random(4000) < 1 / (1 + np.exp(-(0.5 + 2.0 * z)))
-    slope, intercept = regression.logistic(z[:, None], truth, np.ones(4000), np.zeros(2), np.full(2, 1e-6))
-    reference = LogisticRegression(C=np.inf).fit(z[:, None], truth)
-    assert intercept == pytest.approx(reference.intercept_[0], abs=1e-3)
-    assert slope == pytest.approx(reference.coef_[0, 0], abs=1e-3)
 
 
 def test_too_little_to_calibrate_on():
