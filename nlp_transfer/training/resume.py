@@ -46,8 +46,9 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     saved = folder.path / "recipe.yaml"
     if not saved.is_file():
         return
-    before, now = Recipe.load(saved).model_dump(), recipe.model_dump()
-    changed = {key for key in now if before[key] != now[key]} - {"output_dir", "shift"}
+    before, now = Recipe.load(saved).resolved(), recipe.resolved()
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    changed -= {"output_dir", "shift"}
     if changed - {"training"}:
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run of another recipe",
