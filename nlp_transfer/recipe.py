@@ -226,10 +226,9 @@ class Recipe(Options):
     def resolved(self) -> dict[str, Any]:
         """Plain values with every default; what is found beside the recipe alone has its absolute path."""
         values = _plain(self)
-        domains = [values[role] for role in ("source", "target") if role in values]
-        for domain in domains if self._base is not None else ():
+        for domain in (values.get("source", {}), values["target"]):
             for key in ("dataset",) if "dataset" in domain else SPLITS:  # splits of a data set are no files
-                if key in domain:
+                if key in domain and self._base is not None:
                     domain[key] = anchored(domain[key], self._base)
         return values
 
