@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nlp_transfer.data.partial import PartialWriter
 from nlp_transfer.data.rows import iter_rows
 from nlp_transfer.data.writer import RowWriter
 from nlp_transfer.errors import OutputError
@@ -160,3 +161,30 @@ def test_what_parquet_holds_becomes_json(tmp_path: Path) -> None:
     for name in ("when", "day", "time", "price", "raw"):
         assert cells[name] == first[name]
     assert json.loads(cells["nested"], parse_constant=no_constant) == first["nested"]
+
+
+def test_one_process_at_a_time_writes_a_partial_file(tmp_path: Path) -> None:
+    """A lock belongs to an open file, so that two writers of one process stand for two processes."""
+    path = tmp_path / "o.jsonl"
+
+    def begin(**how: bool) -> None:
+        with PartialWriter(path, **how) as other:
+            other.write({"n": -1})
+
+    with PartialWriter(path) as out:
+        out.write({"n": 0})
+        with pytest.raises(OutputError, match="another process is writing it"):
+            begin()
+        out.checkpoint(1)
+        for how in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match="another process is writing it"):
+                begin(**how)
+        late = PartialWriter(path, resume=True)
+        out.write({"n": 1})
+        out.checkpoint(1)
+    assert [row["n"] for row in iter_rows(path)] == [0, 1]
+    with pytest.raises(OutputError), late:
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+    begin(overwrite=True)
+    assert [row["n"] for row in iter_rows(path)] == [-1]
