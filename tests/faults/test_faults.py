@@ -220,11 +220,17 @@ def test_data_file_has_vanished_when_the_run_is_resumed(make_recipe, data, tmp_p
     assert last_checkpoint(phase_of(recipe)).name == "checkpoint-2"
 
 
-@pytest.mark.parametrize("after", [0, 5])
-def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(after, make_recipe, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("after", "strategy"),
+    [(0, {}), (5, {}), (0, {"gradual_unfreezing": 0.5}), (5, {"gradual_unfreezing": 0.5})],
+)
+def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(
+    after, strategy, make_recipe, monkeypatch, capsys
+):
     """With the same sums of gradients, the weights are those of a run that had the memory."""
-    plain = make_recipe(LAST, "model.dropout=0.0", name="plain")
-    tight = make_recipe(LAST, "model.dropout=0.0", name="tight")
+    settings = {"strategy": {"kind": "full", **strategy}}
+    plain = make_recipe(LAST, "model.dropout=0.0", name="plain", **settings)
+    tight = make_recipe(LAST, "model.dropout=0.0", name="tight", **settings)
     train(plain)
     steps, original = [], TransferTrainer.training_step
 
