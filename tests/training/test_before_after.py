@@ -131,6 +131,27 @@ def test_from_scratch_there_is_no_before(translation_recipe):
     assert "against_baseline" not in result.metrics["domains"]["target"]["test"]
 
 
+def test_from_scratch_names_no_pretrained_model(translation_recipe, parallel):
+    """Nothing of it is used: the hub model that the languages name is not there, and not asked for."""
+    size = {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 64}
+    recipe = translation_recipe(
+        model={"init": "scratch", "scratch": size},
+        source={"train": parallel["old.train"]},
+        shift={"permutations": 10, "max_samples": 12},
+    )
+    assert recipe.model.name == "Helsinki-NLP/opus-mt-de-en"
+    result = train(recipe)
+    _, front, card = (result.output_dir / "README.md").read_text("utf-8").split("---\n", 2)
+    assert "base_model" not in front
+    assert card.lstrip().startswith("# A model from scratch on ")
+    for name in ("README.md", "environment.json", "metrics.json"):
+        assert recipe.model.name not in (result.output_dir / name).read_text("utf-8")
+    environment = json.loads((result.output_dir / "environment.json").read_text("utf-8"))
+    assert environment["model"]["name"] == "from scratch"
+    config = json.loads((Path(result.shift.model) / "config.json").read_text("utf-8"))
+    assert (config["d_model"], config["encoder_ffn_dim"]) == (32, 64)
+
+
 def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, parallel, tmp_path, capsys):
     first = train(translation_recipe("training.max_steps=2", name="first"))
     second = train(translation_recipe(f"compare_with={first.output_dir}", name="second"))
