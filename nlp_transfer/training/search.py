@@ -177,6 +177,7 @@ def search(
         left = _left(study, trials)
         if not study.trials and (own := space.own_values()):
             study.enqueue_trial(own)
+        study.sampler = study_settings(folder, recipe.seed, len(study.trials))["sampler"]
         if left:
             notice(f"tune: {left} of {trials} trials to go, in {folder / STUDY}")
             if recipe.strategy.kind == "frozen":

@@ -122,6 +122,14 @@ def test_an_interrupted_trial_counts_as_failed(make_recipe, data):
     assert study_of(found.folder).get_trials(states=(TrialState.RUNNING,)) == []
 
 
+def test_a_search_that_goes_on_tries_other_values(make_recipe):
+    ranges = {"strategy.C": {"low": 1e-4, "high": 10.0, "log": True}}
+    recipe = make_recipe(strategy={"kind": "frozen"}, tune=ranges, training={})
+    for trials in (3, 5):
+        found = search(recipe, trials)
+    assert len({trial.values["strategy.C"] for trial in found.trials}) == 5
+
+
 def test_a_study_belongs_to_one_recipe(make_recipe, tmp_path):
     ranges = {"strategy.C": {"choices": [0.1, 1.0]}}
     frozen = {"strategy": {"kind": "frozen"}, "tune": ranges, "training": {}}
