@@ -130,6 +130,16 @@ def test_a_search_that_goes_on_tries_other_values(make_recipe):
     assert len({trial.values["strategy.C"] for trial in found.trials}) == 5
 
 
+def test_beginning_anew_removes_the_study_alone(make_recipe):
+    ranges = {"strategy.C": {"choices": [0.1, 1.0]}}
+    recipe = make_recipe(strategy={"kind": "frozen"}, tune=ranges, training={})
+    folder = search(recipe, 2).folder
+    (folder / "checkpoints" / "source").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    assert len(search(recipe, 1, overwrite=True).trials) == 1
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", STUDY, BEST, TRIALS, "recipe.yaml"}
+
+
 def test_a_study_belongs_to_one_recipe(make_recipe, tmp_path):
     ranges = {"strategy.C": {"choices": [0.1, 1.0]}}
     frozen = {"strategy": {"kind": "frozen"}, "tune": ranges, "training": {}}
