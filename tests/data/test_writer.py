@@ -132,7 +132,7 @@ def no_constant(name: str) -> None:
 
 def test_what_parquet_holds_becomes_json(tmp_path: Path) -> None:
     values: dict[str, list] = {
-        "when": [datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.UTC), None],
+        "when": [datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.timezone.utc), None],
         "day": [datetime.date(2024, 2, 29), None],
         "time": [datetime.time(12, 30), None],
         "lasted": [datetime.timedelta(minutes=1.5), None],
