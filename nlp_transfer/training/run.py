@@ -12,6 +12,7 @@ from nlp_transfer.console import calm, is_main_process, notice, warn
 from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.errors import Problem, RecipeError
+from nlp_transfer.plain_json import plain
 from nlp_transfer.processes import from_main, start_processes
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
@@ -161,7 +162,7 @@ def _run(
     trained.before |= rival
     scores = evaluate_domains(setup, trained)
     metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started) | {"guard": verdict}
-    result = RunResult(folder.path, metrics, shift)
+    result = RunResult(folder.path, plain(metrics), shift)
     if is_main_process():
         with clear_errors(folder.path):
             _write(setup, trained, result)

@@ -12,9 +12,11 @@ import torch
 from nlp_transfer import Recipe, load_model, train
 from nlp_transfer.cli import app, run_command
 from nlp_transfer.errors import ModelError, RecipeError
+from nlp_transfer.plain_json import plain
 from nlp_transfer.predict import evaluate_file
 from nlp_transfer.reporting.summary import print_run
 from nlp_transfer.reporting.words import change
+from nlp_transfer.tasks.reports import paired_figures
 from tests.training.conftest import Record, planted_rows, write_rows
 from tests.translators import sample_pairs, tiny_translator
 
@@ -235,6 +237,12 @@ def test_ratings_are_compared_by_their_squared_error():
     assert found["baseline"] == pytest.approx(5 / 4)
     assert found["value"] == pytest.approx(1 / 4 - 5 / 4)
     assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_one_rating_is_compared_without_ends():
+    found = plain(paired_figures(np.array([-0.1]), np.array([-0.3]), greater_is_better=False))
+    assert found == {"value": pytest.approx(-0.2), "low": None, "high": None, "baseline": 0.3}
+    assert change("mse", found) == "\u22120.200 [–, –]"
 
 
 @pytest.mark.parametrize("kind", ["density_ratio", "kmm", "kliep"])
