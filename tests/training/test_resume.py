@@ -13,6 +13,7 @@ import yaml
 
 from nlp_transfer import Recipe, train
 from nlp_transfer.errors import OutputError
+from nlp_transfer.training.artifacts import RunFolder
 from tests.training.conftest import Crash, CrashAfter, Record, equal_weights
 
 STRATEGIES = {
@@ -134,6 +135,19 @@ def test_resume_without_a_checkpoint_starts_anew(make_recipe):
     assert train(early, resume=True).metrics["phases"][0]["resumed_at"] is None
     assert equal_weights(fresh.output_dir, whole.output_dir)
     assert equal_weights(early.output_dir, whole.output_dir)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_in_its_very_first_write(resume, tmp_path):
+    """Nothing but half of the recipe is there, under the name that it had before it was renamed."""
+    draft = tmp_path / "run" / ".recipe.yaml.4711"
+    draft.parent.mkdir()
+    draft.write_text("# The resol")
+    RunFolder.open(draft.parent, resume=resume).start("strategy: full\n", checkpoints=False)
+    assert os.listdir(draft.parent) == ["recipe.yaml"]
+    (draft.parent / "recipe.yaml").rename(draft.with_suffix(".old"))
+    with pytest.raises(OutputError, match=r"no run wrote|not empty"):
+        RunFolder.open(draft.parent, resume=resume)
 
 
 def test_resume_of_a_finished_run_says_so(make_recipe):
