@@ -84,8 +84,8 @@ def launch(
     flags = [*(["--overwrite"] if overwrite else []), *(["--resume"] if resume else [])]
     arguments = [recipe, *(overrides or ()), *flags]
     if processes == 1 and config is None:
-        launcher.prepare_one(arguments, cpu=cpu)
-        return train(recipe, overrides, overwrite, resume)
+        with launcher.one_process(arguments, cpu=cpu):
+            return train(recipe, overrides, overwrite, resume)
     wanted = launcher.Processes(processes, cpu, machines, machine_rank, main_address, config)
     if code := launcher.launch(arguments, wanted):
         raise typer.Exit(code)

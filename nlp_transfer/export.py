@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -153,10 +154,9 @@ def export_model(
         size = sum(path.stat().st_size for path in weights) / 1e6
         result = Exported(output, format, quantization, round(size, 1), **figures)
         record = {key: value for key, value in asdict(result).items() if key != "folder"}
-        write_json(folder / EXPORT_FILE, {**record, "speedup": result.speedup})
-        if output.exists():
-            shutil.rmtree(output)
-        folder.rename(output)
+        files = [path.relative_to(folder).as_posix() for path in _files(folder)]
+        write_json(folder / EXPORT_FILE, {**record, "speedup": result.speedup, "files": files})
+        _put(folder, output)
     return result
 
 
@@ -169,9 +169,47 @@ def _check_output(output: Path, overwrite: bool) -> None:
             raise OutputError(f"{output} holds something else", fix="choose another --output")
         if not overwrite:
             raise OutputError(f"{output} exists", fix="choose another --output, or pass --overwrite")
+        _own_files(output)
     parent = next(path for path in output.absolute().parents if path.exists())
     if not parent.is_dir():
         raise OutputError(f"{output} cannot be written: {parent} is a file", fix="choose another --output")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _own_files(output: Path) -> list[Path]:
+    """The files of an earlier export.
+
+    Raises:
+        OutputError: it does not say which they are, so that others could be lost.
+    """
+    try:
+        names = json.loads((output / EXPORT_FILE).read_text(encoding="utf-8"))["files"]
+        found = [output / name for name in names]
+        if all(path.resolve().is_relative_to(output.resolve()) for path in found):
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise OutputError(
+        f"{output} does not say which of its files are the export's",
+        expected=f"their names under files in {EXPORT_FILE}",
+        fix="choose another --output, or remove the folder yourself",
+    )
+
+
+def _put(folder: Path, output: Path) -> None:
+    """Move an export to its place, whose own files alone it replaces; its record last."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    for path in _own_files(output) if (output / EXPORT_FILE).exists() else ():
+        path.unlink(missing_ok=True)
+    for path in sorted(_files(folder), key=lambda path: path == folder / EXPORT_FILE):
+        place = output / path.relative_to(folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, place)
 
 
 def write_merged(job: Job) -> dict[str, Any]:

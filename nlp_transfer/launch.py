@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,8 @@ def launch(
             "TORCH_CPP_LOG_LEVEL": "ERROR",
             "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(CHECKPOINT_SECONDS),
         }
-        os.environ.update({**settings, **quiet, EXPECTED: str(processes.count)})
-        return _run(command, Path(reports), processes)
+        with _environment({**settings, **quiet, EXPECTED: str(processes.count)}):
+            return _run(command, Path(reports), processes)
 
 
 def _accelerate(processes: Processes) -> list[str]:
@@ -151,11 +152,28 @@ def _free_port() -> int:
         return free.getsockname()[1]
 
 
-def prepare_one(arguments: Sequence[str], *, cpu: bool) -> None:
-    """One process needs no launcher: print the command that does the same, and choose the device."""
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables that hold within the block alone."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def one_process(arguments: Sequence[str], *, cpu: bool) -> Iterator[None]:
+    """One process needs no launcher: print the command that does the same; the block has its device."""
     settings = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if cpu else {}
     _print_command(settings, ["nlp-transfer", "train", *arguments])
-    os.environ.update(settings)
+    with _environment(settings):
+        yield
 
 
 def _settings(processes: Processes) -> dict[str, str]:

@@ -17,6 +17,7 @@ from nlp_transfer.data.options import place_options
 from nlp_transfer.data.partial import PartialWriter
 from nlp_transfer.data.rows import iter_rows
 from nlp_transfer.errors import DataError, ModelError, OutputError, did_you_mean
+from nlp_transfer.plain_json import plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -170,10 +171,10 @@ def predict_file(
     writer.skip(rows, source)
     with writer, bf16_settled(bf16):
         for chunk in _chunks(rows, batch_rows):
-            plain = [row.get("translation") or {} for row in chunk] if pairs else chunk
-            _check_rows(source, plain, list(plain[0]) if pairs else columns, column, writer.rows)
+            inputs = [row.get("translation") or {} for row in chunk] if pairs else chunk
+            _check_rows(source, inputs, list(inputs[0]) if pairs else columns, column, writer.rows)
             predictions = [
-                _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in plain])
+                _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in inputs])
             ]
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
@@ -247,6 +248,7 @@ def evaluate_file(
     )
     if other is not None:
         report["baseline"] = other.model.name_or_path
+    report = plain(report)
     if output is not None:
         write_json(
             output,

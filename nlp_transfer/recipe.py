@@ -223,14 +223,18 @@ class Recipe(Options):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def dump(self) -> str:
-        """The recipe with every default filled in, as YAML that :meth:`load` reads back as an equal one."""
+    def resolved(self) -> dict[str, Any]:
+        """Plain values with every default; what is found beside the recipe alone has its absolute path."""
         values = _plain(self)
-        for role in ("source", "target"):
-            for split in SPLITS:
-                if split in values.get(role, {}) and self._base is not None:
-                    values[role][split] = anchored(values[role][split], self._base)
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        for domain in (values.get("source", {}), values["target"]):
+            for key in ("dataset",) if "dataset" in domain else SPLITS:  # splits of a data set are no files
+                if key in domain and self._base is not None:
+                    domain[key] = anchored(domain[key], self._base)
+        return values
+
+    def dump(self) -> str:
+        """:meth:`resolved` as YAML, which :meth:`load` reads back as an equal recipe."""
+        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

@@ -118,4 +118,21 @@ def test_an_earlier_export_is_replaced_only_when_asked(runs, tmp_path):
     export_model(runs["full"], tmp_path / "merged")
     with pytest.raises(OutputError, match="--overwrite"):
         export_model(runs["full"], tmp_path / "merged")
-    export_model(runs["lora"], tmp_path / "merged", overwrite=True)
+    folder, record = tmp_path / "merged", tmp_path / "merged" / "export.json"
+    (folder / "notes.txt").write_text("mine")
+    (folder / "stale.bin").write_text("of the earlier export")
+    values = json.loads(record.read_text())
+    assert {*values["files"], "notes.txt", "stale.bin", "export.json"} == {p.name for p in folder.iterdir()}
+    record.write_text(json.dumps(values | {"files": [*values["files"], "stale.bin"]}))
+    export_model(runs["lora"], folder, overwrite=True)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert not (folder / "stale.bin").exists()
+    assert load_model(folder).predict(TEXTS[:1]) == load_model(runs["lora"]).predict(TEXTS[:1])
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    for wrong in ({}, {"files": ["../outside.txt"]}, {"files": 3}):
+        record.write_text(json.dumps(wrong))
+        with pytest.raises(OutputError, match="does not say which"):
+            export_model(runs["lora"], folder, overwrite=True)
+    assert outside.exists()
+    assert (folder / "notes.txt").exists()

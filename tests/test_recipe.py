@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -71,6 +72,16 @@ def test_dump_makes_paths_beside_the_recipe_absolute(write, tmp_path):
     again = yaml.safe_load(Recipe.load(write(GOOD)).dump())
     assert again["source"]["train"] == str(tmp_path / "books.jsonl")
     assert again["target"]["train"] == "kitchen.jsonl"
+
+
+def test_dump_makes_a_data_set_folder_beside_the_recipe_absolute(write, tmp_path):
+    for name in ("shop", "train"):  # the second is a split's name, and no file
+        (tmp_path / name).mkdir()
+    text = GOOD.replace("{train: kitchen.jsonl, test: kitchen.test.jsonl}", "{dataset: ./shop, train: train}")
+    target = yaml.safe_load(Recipe.load(write(text)).dump())["target"]
+    assert Path(target["dataset"]).samefile(tmp_path / "shop")
+    assert Path(target["dataset"]).is_absolute()
+    assert target["train"] == "train"
 
 
 def test_overrides_win_and_a_new_kind_drops_the_old_options(write):

@@ -316,12 +316,13 @@ def place_options(
 
 
 def anchored(files: Any, base: Path) -> Any:
-    """Make paths absolute that are found in the folder ``base`` but not from the working folder."""
+    """Make paths of files, or of a data set folder, absolute that are in ``base`` but not in the working
+    folder."""
     if isinstance(files, list):
         return [anchored(file, base) for file in files]
     if isinstance(files, dict):
         return {side: anchored(file, base) for side, file in files.items()}
-    return str(base / files) if not Path(files).exists() and (base / files).is_file() else files
+    return str(base / files) if not Path(files).exists() and (base / files).exists() else files
 
 
 def available_samples() -> list[str]:

@@ -8,7 +8,12 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 from nlp_transfer.console import warn
 from nlp_transfer.data.writer import RowWriter
@@ -20,7 +25,8 @@ class PartialWriter(RowWriter):
 
     The rows go to ``.NAME.partial``; ``.NAME.partial.json`` says how many of its bytes are complete, for
     which input and which model. Both go when the output appears. Bad input leaves nothing behind, unless
-    there was something to go on from. Parquet cannot be continued and is written as by RowWriter.
+    there was something to go on from. Parquet cannot be continued and is written as by RowWriter. One process
+    at a time writes a partial file, where the system has locks.
 
     Args:
         path: as of RowWriter.
@@ -31,7 +37,8 @@ class PartialWriter(RowWriter):
         rows: complete rows that are there already.
 
     Raises:
-        OutputError: as RowWriter; a partial file without ``resume`` or ``overwrite``; one that is damaged.
+        OutputError: as RowWriter; a partial file without ``resume`` or ``overwrite``; one that is damaged, or
+            that another process writes.
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> None:
@@ -42,6 +49,7 @@ class PartialWriter(RowWriter):
         self._digest = hashlib.sha256()
         self._saved: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
+        self._lock: int | None = None
         self.rows = 0
         with self._writing():
             there = self._partial.exists() and self._record.exists()
@@ -160,15 +168,55 @@ class PartialWriter(RowWriter):
         if self._kind == ".parquet":
             return super()._open()
         if not self._saved:
-            self._record.unlink(missing_ok=True)
-            return self._partial, self._partial.open("wb")
+            self._partial.touch()
         raw = self._partial.open("r+b")
-        raw.truncate(self._saved["bytes"])
-        raw.seek(self._saved["bytes"])
-        self._columns = self._saved["columns"]
+        try:
+            self._take(raw)
+        except BaseException:
+            raw.close()
+            raise
+        if not self._saved:
+            self._record.unlink(missing_ok=True)
+        raw.truncate(self._saved.get("bytes", 0))
+        raw.seek(0, os.SEEK_END)
+        self._columns = self._saved.get("columns")
         return self._partial, raw
 
+    def _take(self, raw: BinaryIO) -> None:
+        """Lock the file until the output is there.
+
+        Raises:
+            OutputError: another process writes it, or has done so since the record was read.
+        """
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(raw, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        except OSError:  # a file system without locks
+            return
+        same = (
+            free and self._partial.exists() and os.path.samestat(os.fstat(raw.fileno()), self._partial.stat())
+        )
+        if not same or (self._saved and self._read_record() != self._saved):
+            raise OutputError(
+                f"{self.path}: another process is writing it",
+                found=f"{self._partial} is in use",
+                fix="wait for that one to end, or choose another --output",
+            )
+        self._lock = os.dup(raw.fileno())  # holds on while the file, closed, is renamed
+
     def _clean_up(self, error: BaseException | None) -> None:
+        try:
+            self._keep_or_remove(error)
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _keep_or_remove(self, error: BaseException | None) -> None:
         bad_input = isinstance(error, NlpTransferError) and not isinstance(error, OutputError)
         kept = error is not None and self.rows > 0 and (self._resumed or not bad_input)
         if kept and self._kind != ".parquet":

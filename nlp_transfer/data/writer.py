@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from nlp_transfer.errors import OutputError
+from nlp_transfer.plain_json import plain
 
 _KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _BATCH = 10_000
@@ -23,7 +24,9 @@ _BATCH = 10_000
 class RowWriter:
     """Write rows to ``path`` by its suffix; the file appears, whole, when the ``with`` block ends well.
 
-    The columns are those of the first row. Until the end the rows go to a hidden file beside ``path``.
+    The columns are those of the first row. Values that JSON and CSV do not have are written as
+    ``plain_json.plain`` says: dates as ISO 8601, decimals as text, bytes as base64, NaN in JSON as null.
+    Until the end the rows go to a hidden file beside ``path``.
 
     Args:
         path: ends in ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` (these also with ``.gz``) or ``.parquet``.
@@ -106,7 +109,7 @@ class RowWriter:
                 if len(self._rows) == _BATCH:
                     self._flush_parquet()
             else:
-                self._file.write(json.dumps(dict(row), ensure_ascii=False) + "\n")
+                self._file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -155,5 +158,10 @@ class RowWriter:
 
 
 def _flat(value: Any) -> Any:
-    """A list or an object in a CSV field is JSON; the rest is left to the csv module."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value
+    """A list or an object in a CSV field is JSON; numbers and text are left to the csv module."""
+    if isinstance(value, (str, int, float)):
+        return value
+    value = plain(value)
+    return (
+        json.dumps(value, ensure_ascii=False, allow_nan=False) if isinstance(value, (list, dict)) else value
+    )

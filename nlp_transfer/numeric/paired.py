@@ -36,7 +36,7 @@ def paired_gain(first: Any, second: Any, *, confidence: float = 0.95, seed: int 
 
     Where every difference is -1, 0 or 1 (right or wrong), the interval excludes zero only where the exact
     sign test of the rows that differ (McNemar) does, and is as wide as the percentile bootstrap at least.
-    For other differences it is Student's.
+    For other differences it is Student's; of one row it has no ends (infinity).
 
     Args:
         first, second: one figure a row from each system, (n,); larger is better.

@@ -203,7 +203,9 @@ def _before_and_after(name: str, row: dict[str, Any]) -> str:
     return f"{METRIC_NAMES.get(name, name)} {before} before, {after} after ({change(name, row['change'])})"
 
 
-def _signed(name: str, value: float) -> str:
+def _signed(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
     if name == "accuracy":
         return points(value)
     digits = 1 if name in ("bleu", "chrf", "ter") else 3

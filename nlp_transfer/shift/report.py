@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from nlp_transfer.data.domains import DomainData
 from nlp_transfer.models.load import ModelOptions, locate
 from nlp_transfer.numeric.mmd import MMDResult, mmd_test
+from nlp_transfer.plain_json import plain
 from nlp_transfer.shift import statistics as stats
 from nlp_transfer.shift.classes import ClassShares, compare_classes
 from nlp_transfer.shift.labelled import Figure
@@ -148,7 +148,7 @@ class ShiftReport:
             "timings": dict(self.timings),
             "seconds": self.seconds,
         }
-        return _plain(values)
+        return plain(values)
 
     def print(self) -> None:
         """Show the summary in the terminal."""
@@ -350,14 +350,3 @@ def _mmd(test: MMDResult) -> dict[str, Any]:
 
 def _figure(figure: Figure | None) -> dict[str, float] | None:
     return asdict(figure) if figure else None
-
-
-def _plain(value: Any) -> Any:
-    """Plain JSON values; what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from nlp_transfer.models.embed import Embedder
+    from nlp_transfer.models.source import ModelSource
     from nlp_transfer.tasks.translation import TranslationTask
 
 Array = np.ndarray
@@ -106,15 +107,18 @@ class Translator:
     Args:
         task: the translation task; its languages are settled for the model.
         options: the recipe's ``model``.
+        source: where it lies; None: what the options name.
 
     Raises:
         ModelError: not a translation model, or a language that it does not know.
     """
 
-    def __init__(self, task: TranslationTask, options: ModelOptions) -> None:
+    def __init__(
+        self, task: TranslationTask, options: ModelOptions, source: ModelSource | None = None
+    ) -> None:
         import torch
 
-        source = locate(options)
+        source = source or locate(options)
         self.tokenizer = load_tokenizer(source, options)
         config = load_config(source, options)
         self.task = task.settle(self.tokenizer, config)

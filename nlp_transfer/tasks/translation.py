@@ -237,14 +237,15 @@ class TranslationTask(Task[TranslationOptions]):
         generate: bool,
     ) -> tuple[dict[str, float], NDArray]:
         """Loss per target token (not smoothed); chrF and BLEU of translations of a sample of the rows."""
-        from sacrebleu.metrics import BLEU
+        from nlp_transfer.tasks.translation_metrics import TranslationScorer
 
         losses = self._losses(model, encoded, collate)
         if not generate:
             return {"loss": float(-losses.mean())}, losses
         texts, references, found = self._sample(model, tokenizer, rows, max_length, seed)
-        bleu = BLEU().corpus_score(texts, [references]).score
-        return {"loss": float(-losses.mean()), "chrf": float(found.mean()), "bleu": bleu}, found
+        scorer = TranslationScorer(self.languages.target, ("bleu",))
+        figures = {"chrf": float(found.mean()), **scorer.scores(texts, references)}
+        return {"loss": float(-losses.mean()), **figures}, found
 
     def row_figures(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -31,6 +32,8 @@ PACKAGES = (
 """Packages whose versions ``environment.json`` records."""
 
 _SCRATCH = ".model-"
+_DRAFT = re.compile(r"\.recipe\.yaml\.\d+")
+"""All that a run leaves which is killed in its very first write."""
 _MARK = "# The resolved recipe of an nlp-transfer run, which owns this folder.\n"
 """First line of a run's recipe.yaml; without it --overwrite would remove somebody's own model/."""
 
@@ -79,7 +82,8 @@ class RunFolder:
         return folder
 
     def _check_content(self, *, overwrite: bool, resume: bool) -> None:
-        found = sorted(item.name for item in self.path.iterdir()) if self.path.is_dir() else []
+        names = sorted(item.name for item in self.path.iterdir()) if self.path.is_dir() else []
+        found = [name for name in names if not _DRAFT.fullmatch(name)]
         if found and not (overwrite or resume):
             raise OutputError(
                 f"output_dir {self.path} is not empty",
@@ -138,6 +142,9 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         for scratch in self.path.glob(f"{_SCRATCH}*"):  # of a run that was killed while it saved
             shutil.rmtree(scratch, ignore_errors=True)
+        for draft in self.path.iterdir():
+            if _DRAFT.fullmatch(draft.name):
+                draft.unlink()
         write_text(self.path / "recipe.yaml", _MARK + recipe_yaml)  # first: it marks the folder as ours
         if checkpoints:
             write_json(self.precision, {"bf16_on_cpu": bf16_pays("cpu")})

@@ -28,13 +28,14 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
         "pipeline_tag": "translation" if recipe.task.kind == "translation" else "text-classification",
         "tags": ["nlp-transfer", recipe.task.kind, recipe.strategy.kind],
     }
-    if not Path(recipe.model.name).exists():  # the hub wants the id of a hub model here
-        metadata["base_model"] = recipe.model.name
+    pretrained = recipe.model.init == "pretrained"
+    if pretrained and not Path(recipe.model.name).exists():
+        metadata["base_model"] = recipe.model.name  # the hub wants the id of a hub model here
     target = domains["target"].name
     way = f", from {_plain(domains['source'].name)} to {_plain(target)}" if "source" in domains else ""
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---",
-        f"# {_plain(recipe.model.name)} on {_plain(target)}",
+        f"# {_plain(recipe.model.name) if pretrained else 'A model from scratch'} on {_plain(target)}",
         f"Trained with the strategy `{recipe.strategy.kind}`{way}{_options(recipe)}.",
         "## Data",
         _data_table(domains),

@@ -13,12 +13,14 @@ from nlp_transfer.models.weights import read_header
 
 STATE = "trainer_state.json"
 """The last file that the Trainer writes into a checkpoint."""
+_WEIGHTS = "the weights"
 _PARTS = {
-    "weights": ("*model*.safetensors", "pytorch_model*"),
-    "the optimizer's state": ("optimizer*",),
-    "the scheduler's state": ("scheduler.pt",),
+    _WEIGHTS: ("*model*.safetensors", "pytorch_model*", "global_step*/*model_states.pt"),
+    "the optimizer's state": ("optimizer*", "global_step*/*optim_states.pt"),
+    "the scheduler's state": ("scheduler.pt", "global_step*/*model_states.pt"),
     "the random state": ("rng_state*.pth",),
 }
+"""Files of each part: those of the Trainer and of FSDP, then those of DeepSpeed."""
 
 
 def checkpoints(phase: Path) -> list[Path]:
@@ -43,9 +45,10 @@ def damage(checkpoint: Path) -> str | None:
     """
     if not read_state(checkpoint):
         return f"{STATE} is missing or cut short"
-    for part, patterns in _PARTS.items():
-        if not any(path for pattern in patterns for path in checkpoint.glob(pattern)):
-            return f"{part} is missing" if part != "weights" else "the weights are missing"
+    if weights_alone(checkpoint):
+        return "it holds the weights alone (training.save_only_model)"
+    if missing := _missing(checkpoint):
+        return f"{missing[0]} {'are' if missing[0] == _WEIGHTS else 'is'} missing"
     for index in checkpoint.glob("*.safetensors.index.json"):
         shards = set(_json(index).get("weight_map", {"": "its content"}).values())
         if absent := sorted(name for name in shards if not (checkpoint / name).is_file()):
@@ -54,6 +57,25 @@ def damage(checkpoint: Path) -> str | None:
         if path.is_file() and not _readable(path):
             return f"{path.name} is damaged"
     return None
+
+
+def _missing(checkpoint: Path) -> list[str]:
+    """The parts of which no file is there."""
+    return [
+        part for part, patterns in _PARTS.items() if not any(any(checkpoint.glob(name)) for name in patterns)
+    ]
+
+
+def half_written(checkpoint: Path) -> bool:
+    """Whether its writing was broken off: what is written last is missing or cut short."""
+    return not read_state(checkpoint)
+
+
+def weights_alone(checkpoint: Path) -> bool:
+    """Whether it was written, to its end, under ``training.save_only_model``: no training goes on from it."""
+    return not half_written(checkpoint) and _missing(checkpoint) == [
+        part for part in _PARTS if part != _WEIGHTS
+    ]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -80,9 +102,10 @@ def _readable(path: Path) -> bool:
 
 
 def last_checkpoint(phase: Path) -> Path | None:
-    """The newest whole checkpoint of a phase, or None; newer ones that are not whole are named and removed.
+    """The newest whole checkpoint of a phase, or None; newer ones that are not whole are named.
 
-    The path of the best checkpoint is put right where the run folder has been moved since.
+    Of those, half-written ones are removed; the others stay, since parts of them may be of use. The path of
+    the best checkpoint is put right where the run folder has been moved since.
     """
     for path in checkpoints(phase):
         found = damage(path)
@@ -91,14 +114,15 @@ def last_checkpoint(phase: Path) -> Path | None:
             return path
         if is_main_process():
             warn(f"{path}: {found}: going on without this checkpoint")
-            shutil.rmtree(path, ignore_errors=True)
+            if half_written(path):
+                shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def remove_damaged(phase: Path) -> None:
+def remove_half_written(phase: Path) -> None:
     """Take away what a failed write has left, to free its space."""
     for path in checkpoints(phase):
-        if damage(path) is not None:
+        if half_written(path):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from nlp_transfer.console import is_main_process, warn
 from nlp_transfer.errors import DataError, InterruptedTraining, NlpTransferError, OutputError, TrainingError
 from nlp_transfer.models.attention import bf16_attention
 from nlp_transfer.processes import rank, world_size
-from nlp_transfer.training.checkpoints import remove_damaged
+from nlp_transfer.training.checkpoints import remove_half_written
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -304,7 +304,7 @@ def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> Tra
             return trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except OutputError:
         if is_main_process():
-            remove_damaged(folder)
+            remove_half_written(folder)
         raise
     finally:
         for callback in trainer.callback_handler.callbacks:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
+
+from nlp_transfer.plain_json import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,18 +31,9 @@ def phase_record(
         "best_step": state.best_global_step,
         "history": state.log_history,
     }
-    return _finite(record)
+    return plain(record)
 
 
 def _speed(figures: dict[str, float], rows: int, batches: Any) -> float:
     """Rows a second; the Trainer counts what it draws, which may be whole batches."""
     return round(figures["train_samples_per_second"] * rows / len(batches), 3)
-
-
-def _finite(value: Any) -> Any:
-    """The value with None in place of NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

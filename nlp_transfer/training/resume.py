@@ -13,7 +13,7 @@ from nlp_transfer.errors import OutputError
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.training.artifacts import RunFolder, write_json
-from nlp_transfer.training.checkpoints import read_state
+from nlp_transfer.training.checkpoints import checkpoints, half_written, read_state, weights_alone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +34,8 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     since what a checkpoint holds, such as the learning-rate schedule, stays as it was.
 
     Raises:
-        OutputError: the run is finished, or its task, model, data, strategy or early stopping differ.
+        OutputError: the run is finished, its task, model, data, strategy or early stopping differ, or a phase
+            that it did not finish has saved nothing but weights.
     """
     if folder.metrics.exists():
         raise OutputError(
@@ -46,8 +47,12 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     saved = folder.path / "recipe.yaml"
     if not saved.is_file():
         return
-    before, now = Recipe.load(saved).model_dump(), recipe.model_dump()
-    changed = {key for key in now if before[key] != now[key]} - {"output_dir", "shift"}
+    if is_main_process():  # the others may come when this one has begun to write
+        for phase in sorted(saved.with_name("checkpoints").glob("*/")):
+            _refuse_weights_alone(phase)
+    before, now = Recipe.load(saved).resolved(), recipe.resolved()
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    changed -= {"output_dir", "shift"}
     if changed - {"training"}:
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run of another recipe",
@@ -61,6 +66,18 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
         warn(
             f"resuming with other training fields ({', '.join(names)}): what the checkpoint holds, such as "
             "the learning-rate schedule, stays as it was"
+        )
+
+
+def _refuse_weights_alone(phase: Path) -> None:
+    """A phase begun anew would delete them, and one that went on from them would be another training."""
+    there = [path for path in checkpoints(phase) if not half_written(path)]
+    if there and all(map(weights_alone, there)) and finished_phase(phase) is None:
+        raise OutputError(
+            f"{phase} cannot be resumed: its checkpoints hold the weights alone",
+            expected="optimizer, scheduler and random state too, which training.save_only_model leaves out",
+            found=", ".join(path.name for path in there),
+            fix="pass --overwrite to run it again, or start another run with model.name set to one of them",
         )
 
 

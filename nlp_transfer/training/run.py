@@ -12,6 +12,7 @@ from nlp_transfer.console import calm, is_main_process, notice, warn
 from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.errors import Problem, RecipeError
+from nlp_transfer.plain_json import plain
 from nlp_transfer.processes import from_main, start_processes
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.strategies import STRATEGIES
@@ -153,7 +154,7 @@ def _run(
     check_precision(recipe, config)
     rival = other_run(recipe, task, domains)
     compares = recipe.shift.enabled and "source" in domains and domains["source"].train is not None
-    shift = from_main(lambda: shift_summary(recipe, domains, task)) if compares else None
+    shift = from_main(lambda: shift_summary(recipe, domains, task, pretrained)) if compares else None
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
@@ -161,7 +162,7 @@ def _run(
     trained.before |= rival
     scores = evaluate_domains(setup, trained)
     metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started) | {"guard": verdict}
-    result = RunResult(folder.path, metrics, shift)
+    result = RunResult(folder.path, plain(metrics), shift)
     if is_main_process():
         with clear_errors(folder.path):
             _write(setup, trained, result)
@@ -297,7 +298,9 @@ def check_labels(task: Task, domains: dict[str, DomainData]) -> None:
                 task.check_labels(rows, name=f"{role}.{split}")
 
 
-def shift_summary(recipe: Recipe, domains: dict[str, DomainData], task: Task) -> ShiftReport | None:
+def shift_summary(
+    recipe: Recipe, domains: dict[str, DomainData], task: Task, pretrained: ModelSource
+) -> ShiftReport | None:
     """The shift between source and target text, before any training."""
     from nlp_transfer.shift.report import shift_report
 
@@ -305,7 +308,7 @@ def shift_summary(recipe: Recipe, domains: dict[str, DomainData], task: Task) ->
     if isinstance(task, TranslationTask):
         from nlp_transfer.shift.translation import Translator
 
-        translator = Translator(task, recipe.model)
+        translator = Translator(task, recipe.model, pretrained)
     return shift_report(
         domains["source"],
         domains["target"],
@@ -363,7 +366,7 @@ def _write(setup: Setup, trained: Trained, result: RunResult) -> None:
 
     folder.save_model(save)
     fingerprints = {role: data.fingerprints for role, data in setup.domains.items()}
-    model = {"name": recipe.model.name, "revision": source.revision, "embedded": source.embedded}
+    model = {"name": result.metrics["model"], "revision": source.revision, "embedded": source.embedded}
     write_json(folder.path / "environment.json", environment(recipe.seed, fingerprints, {"model": model}))
     write_text(folder.path / "README.md", model_card(recipe, setup.domains, result))
     write_json(folder.metrics, result.metrics)

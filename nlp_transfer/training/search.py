@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STUDY, BEST, TRIALS, BASE = "study.db", "best.yaml", "trials.json", "recipe.yaml"
 """In the output folder: the study (SQLite), the best recipe, all trials, the recipe that was searched."""
+CHECKPOINTS = "checkpoints"
+"""There too: what the source phase leaves."""
 STUDY_NAME = "tune"
 SEARCHED = ("model.dropout", "model.attention_dropout")
 """Keys of ``model`` that can be searched: they change neither the texts that are read nor the weights."""
@@ -175,6 +177,7 @@ def search(
             load_if_exists=True,
         )
         left = _left(study, trials)
+        study.sampler = study_settings(folder, recipe.seed, len(study.trials))["sampler"]
         if not study.trials and (own := space.own_values()):
             study.enqueue_trial(own)
         if left:
@@ -275,7 +278,9 @@ def _open(folder: Path, recipe: Recipe, overwrite: bool) -> None:
         if not (study.is_file() and base.is_file()):
             raise OutputError(f"{folder} holds something else", fix="choose another --output")
         if overwrite:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+            for name in (STUDY, f"{STUDY}-journal", BEST, TRIALS, BASE):
+                (folder / name).unlink(missing_ok=True)
         elif base.read_text(encoding="utf-8") != text:
             raise OutputError(
                 f"{folder} holds the study of another recipe",

@@ -280,13 +280,15 @@ def _train(
 
 
 def _restore(model: nn.Module, start: nn.Module) -> None:
-    """Give the model the weights from before the phase, without room for a second one on its device."""
+    """Give the model the weights from before the phase, and what of them moves, without room for a second one
+    on its device."""
     before = dict(start.named_parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.grad = None
             if parameter.requires_grad or before[name].requires_grad:
                 parameter.copy_(before[name])
+            parameter.requires_grad_(before[name].requires_grad)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "nlp_transfer"
 
 LAYERS = [
-    {"errors", "options", "console", "processes"},
+    {"errors", "options", "console", "plain_json", "processes"},
     {"numeric"},
     {"models", "data"},
     {"tasks", "strategies", "adaptation"},

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import base64
+import datetime
 import json
+import math
 import stat
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nlp_transfer.data.partial import PartialWriter
 from nlp_transfer.data.rows import iter_rows
 from nlp_transfer.data.writer import RowWriter
 from nlp_transfer.errors import OutputError
@@ -118,3 +124,67 @@ def test_no_rows(tmp_path: Path) -> None:
         with RowWriter(tmp_path / name):
             pass
         assert (tmp_path / name).exists()
+
+
+def no_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_what_parquet_holds_becomes_json(tmp_path: Path) -> None:
+    values: dict[str, list] = {
+        "when": [datetime.datetime(2024, 2, 29, 12, 30, tzinfo=datetime.timezone.utc), None],
+        "day": [datetime.date(2024, 2, 29), None],
+        "time": [datetime.time(12, 30), None],
+        "lasted": [datetime.timedelta(minutes=1.5), None],
+        "price": [Decimal("1.10"), None],
+        "raw": [b"\x00\xff", None],
+        "score": [math.nan, math.inf],
+        "nested": [[{"x": math.nan, "day": datetime.date(2024, 1, 1)}], []],
+    }
+    pq.write_table(pa.table(values), tmp_path / "in.parquet")
+    with RowWriter(tmp_path / "o.jsonl") as out, RowWriter(tmp_path / "o.csv") as table:
+        for row in iter_rows(tmp_path / "in.parquet"):
+            out.write(row)
+            table.write(row)
+    lines = (tmp_path / "o.jsonl").read_text("utf-8").splitlines()
+    first, second = (json.loads(line, parse_constant=no_constant) for line in lines)
+    assert datetime.datetime.fromisoformat(first["when"]) == values["when"][0]
+    assert datetime.date.fromisoformat(first["day"]) == values["day"][0]
+    assert datetime.time.fromisoformat(first["time"]) == values["time"][0]
+    assert first["lasted"] == 90
+    assert Decimal(first["price"]) == values["price"][0]
+    assert base64.b64decode(first["raw"]) == values["raw"][0]
+    assert first["nested"] == [{"x": None, "day": "2024-01-01"}]
+    assert first["score"] is None
+    assert second == dict.fromkeys(values) | {"nested": []}
+    cells = next(iter_rows(tmp_path / "o.csv"))
+    for name in ("when", "day", "time", "price", "raw"):
+        assert cells[name] == first[name]
+    assert json.loads(cells["nested"], parse_constant=no_constant) == first["nested"]
+
+
+def test_one_process_at_a_time_writes_a_partial_file(tmp_path: Path) -> None:
+    """A lock belongs to an open file, so that two writers of one process stand for two processes."""
+    path = tmp_path / "o.jsonl"
+
+    def begin(**how: bool) -> None:
+        with PartialWriter(path, **how) as other:
+            other.write({"n": -1})
+
+    with PartialWriter(path) as out:
+        out.write({"n": 0})
+        with pytest.raises(OutputError, match="another process is writing it"):
+            begin()
+        out.checkpoint(1)
+        for how in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match="another process is writing it"):
+                begin(**how)
+        late = PartialWriter(path, resume=True)
+        out.write({"n": 1})
+        out.checkpoint(1)
+    assert [row["n"] for row in iter_rows(path)] == [0, 1]
+    with pytest.raises(OutputError), late:
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+    begin(overwrite=True)
+    assert [row["n"] for row in iter_rows(path)] == [-1]

@@ -1,6 +1,7 @@
 """What the launcher refuses, prints and passes on, without launching anything."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,25 @@ def report(folder, rank, message, exit_code, time, monkeypatch):
     assert report_failure(message, exit_code)
     path = folder / f"rank-{rank}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"time": time}))
+
+
+def test_the_environment_is_left_as_it_was(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.delenv(EXPECTED, raising=False)
+    before, inside = dict(os.environ), []
+    monkeypatch.setattr(launcher, "_run", lambda *_: inside.append(dict(os.environ)) or 7)
+    assert launcher.launch(["x.yaml"], Processes(2, cpu=True)) == 7
+
+    def fail() -> None:
+        with launcher.one_process(["x.yaml"], cpu=True):
+            inside.append(dict(os.environ))
+            raise LaunchError("planted")
+
+    with pytest.raises(LaunchError):
+        fail()
+    assert [found["CUDA_VISIBLE_DEVICES"] for found in inside] == ["", ""]
+    assert inside[0][EXPECTED] == "2"
+    assert dict(os.environ) == before
 
 
 def test_the_first_failure_is_told_once(tmp_path, monkeypatch, capsys):

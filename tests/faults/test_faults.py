@@ -61,11 +61,56 @@ def test_damaged_checkpoints_are_passed_over(make_recipe, tmp_path, capsys):
         harm(copy / file)
         assert damage(copy), name
         assert last_checkpoint(copy.parent) is None, name
+        assert copy.exists() == (name != "state cut"), (
+            "a lost or altered file is no reason to delete the rest"
+        )
     cut(newest / "optimizer.pt")
     result = train(broken, resume=True)
     assert result.metrics["phases"][0]["resumed_at"] == 1
     assert "optimizer.pt is damaged: going on without this checkpoint" in capsys.readouterr().err
     assert equal_weights(whole.output_dir, broken.output_dir)
+
+
+def test_weights_alone_are_neither_resumed_nor_deleted(make_recipe):
+    recipe = make_recipe(*STEPS, "training.save_only_model=true")
+    with pytest.raises(Crash):
+        train(recipe, callbacks=[CrashAfter(3)])
+    before = {path: path.read_bytes() for path in phase_of(recipe).rglob("*") if path.is_file()}
+    assert {path.parent.name for path in before} == {"checkpoint-1", "checkpoint-2"}
+    with pytest.raises(OutputError, match="hold the weights alone") as caught:
+        train(recipe, resume=True)
+    assert "save_only_model" in caught.value.expected
+    assert last_checkpoint(phase_of(recipe)) is None
+    assert {path: path.read_bytes() for path in phase_of(recipe).rglob("*") if path.is_file()} == before
+
+
+def test_out_of_memory_begins_anew_where_weights_alone_were_saved(make_recipe, monkeypatch):
+    recipe, calls = make_recipe(*STEPS, "training.save_only_model=true"), []
+    original = TransferTrainer.training_step
+
+    def greedy(self, model, inputs, num_items_in_batch=None):
+        calls.append(len(inputs["input_ids"]))
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return original(self, model, inputs, num_items_in_batch)
+
+    monkeypatch.setattr(TransferTrainer, "training_step", greedy)
+    phase = train(recipe).metrics["phases"][0]
+    assert (phase["steps"], phase["resumed_at"]) == (2 * STEPS_PER_EPOCH, None)
+
+
+def test_the_files_of_deepspeed_are_a_whole_checkpoint(make_recipe):
+    """As its documentation lists them; it keeps optimizer and scheduler in a folder of its own."""
+    recipe = make_recipe(*STEPS)
+    with pytest.raises(Crash):
+        train(recipe, callbacks=[CrashAfter(2)])
+    (checkpoint,) = phase_of(recipe).glob("checkpoint-*")
+    own = checkpoint / "global_step1"
+    own.mkdir()
+    (checkpoint / "latest").write_text("global_step1")
+    (checkpoint / "optimizer.pt").rename(own / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (checkpoint / "scheduler.pt").rename(own / "mp_rank_00_model_states.pt")
+    assert damage(checkpoint) is None
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -175,11 +220,17 @@ def test_data_file_has_vanished_when_the_run_is_resumed(make_recipe, data, tmp_p
     assert last_checkpoint(phase_of(recipe)).name == "checkpoint-2"
 
 
-@pytest.mark.parametrize("after", [0, 5])
-def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(after, make_recipe, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("after", "strategy"),
+    [(0, {}), (5, {}), (0, {"gradual_unfreezing": 0.5}), (5, {"gradual_unfreezing": 0.5})],
+)
+def test_out_of_memory_halves_the_batch_and_keeps_the_effective_one(
+    after, strategy, make_recipe, monkeypatch, capsys
+):
     """With the same sums of gradients, the weights are those of a run that had the memory."""
-    plain = make_recipe(LAST, "model.dropout=0.0", name="plain")
-    tight = make_recipe(LAST, "model.dropout=0.0", name="tight")
+    settings = {"strategy": {"kind": "full", **strategy}}
+    plain = make_recipe(LAST, "model.dropout=0.0", name="plain", **settings)
+    tight = make_recipe(LAST, "model.dropout=0.0", name="tight", **settings)
     train(plain)
     steps, original = [], TransferTrainer.training_step
 

@@ -61,6 +61,13 @@ def test_what_is_spent_sums_to_half_of_alpha():
     assert sum(1 - look_confidence(k) for k in range(1, 10_000)) == pytest.approx(0.025, abs=1e-5)
 
 
+def test_one_row_has_no_ends():
+    """Student's interval without a degree of freedom is the whole line."""
+    gain = paired_gain([-0.1], [-0.3])
+    assert (gain.value, gain.rows) == (pytest.approx(0.2), 1)
+    assert (gain.low, gain.high) == (-np.inf, np.inf)
+
+
 @pytest.mark.parametrize(("first", "second"), [([], []), ([1, 0], [1]), ([1, np.nan], [0, 1])])
 def test_what_cannot_be_compared(first, second):
     with pytest.raises(DataError):

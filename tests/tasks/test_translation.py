@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import sacrebleu
 import torch
 from datasets import Dataset
 
@@ -194,6 +195,22 @@ def test_from_scratch_trains_its_own_tokenizer(tmp_path):
     loaded = load_model(tmp_path / "run")
     ids = loaded.tokenizer("Das Hotel ist sauber.")["input_ids"]
     assert loaded.tokenizer.decode(ids, skip_special_tokens=True) == "Das Hotel ist sauber."
+
+
+@pytest.mark.parametrize(("language", "tokenizer"), [("zh", "zh"), ("en", "13a")])
+def test_bleu_while_training_splits_words_as_the_language_does(language, tokenizer, monkeypatch):
+    texts, references = (
+        ["我们 明天去北京开会。", "The hotel (new) is clean."],
+        ["我们明天到北京去开会。", "The hotel (old) is clean."],
+    )
+    task = TranslationTask(TranslationOptions(source_lang="de", target_lang=language))
+    monkeypatch.setattr(TranslationTask, "_losses", lambda *_: np.array([-1.0, -3.0]))
+    monkeypatch.setattr(TranslationTask, "_sample", lambda *_: (texts, references, np.array([50.0, 60.0])))
+    figures, _ = task.validation_figures(None, None, rows(2), None, None, max_length=9, seed=0, generate=True)
+    expected = sacrebleu.corpus_bleu(texts, [references], tokenize=tokenizer).score
+    assert figures == {"loss": 2.0, "chrf": 55.0, "bleu": pytest.approx(expected)}
+    other = "13a" if tokenizer == "zh" else "zh"
+    assert sacrebleu.corpus_bleu(texts, [references], tokenize=other).score != pytest.approx(expected)
 
 
 def test_half_precision_that_overflows_is_refused(translators, tmp_path):

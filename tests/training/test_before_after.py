@@ -12,9 +12,11 @@ import torch
 from nlp_transfer import Recipe, load_model, train
 from nlp_transfer.cli import app, run_command
 from nlp_transfer.errors import ModelError, RecipeError
+from nlp_transfer.plain_json import plain
 from nlp_transfer.predict import evaluate_file
 from nlp_transfer.reporting.summary import print_run
 from nlp_transfer.reporting.words import change
+from nlp_transfer.tasks.reports import paired_figures
 from tests.training.conftest import Record, planted_rows, write_rows
 from tests.translators import sample_pairs, tiny_translator
 
@@ -131,6 +133,27 @@ def test_from_scratch_there_is_no_before(translation_recipe):
     assert "against_baseline" not in result.metrics["domains"]["target"]["test"]
 
 
+def test_from_scratch_names_no_pretrained_model(translation_recipe, parallel):
+    """Nothing of it is used: the hub model that the languages name is not there, and not asked for."""
+    size = {"vocab_size": 200, "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 64}
+    recipe = translation_recipe(
+        model={"init": "scratch", "scratch": size},
+        source={"train": parallel["old.train"]},
+        shift={"permutations": 10, "max_samples": 12},
+    )
+    assert recipe.model.name == "Helsinki-NLP/opus-mt-de-en"
+    result = train(recipe)
+    _, front, card = (result.output_dir / "README.md").read_text("utf-8").split("---\n", 2)
+    assert "base_model" not in front
+    assert card.lstrip().startswith("# A model from scratch on ")
+    for name in ("README.md", "environment.json", "metrics.json"):
+        assert recipe.model.name not in (result.output_dir / name).read_text("utf-8")
+    environment = json.loads((result.output_dir / "environment.json").read_text("utf-8"))
+    assert environment["model"]["name"] == "from scratch"
+    config = json.loads((Path(result.shift.model) / "config.json").read_text("utf-8"))
+    assert (config["d_model"], config["encoder_ffn_dim"]) == (32, 64)
+
+
 def test_a_run_and_a_file_are_compared_with_another_run(translation_recipe, parallel, tmp_path, capsys):
     first = train(translation_recipe("training.max_steps=2", name="first"))
     second = train(translation_recipe(f"compare_with={first.output_dir}", name="second"))
@@ -214,6 +237,12 @@ def test_ratings_are_compared_by_their_squared_error():
     assert found["baseline"] == pytest.approx(5 / 4)
     assert found["value"] == pytest.approx(1 / 4 - 5 / 4)
     assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_one_rating_is_compared_without_ends():
+    found = plain(paired_figures(np.array([-0.1]), np.array([-0.3]), greater_is_better=False))
+    assert found == {"value": pytest.approx(-0.2), "low": None, "high": None, "baseline": 0.3}
+    assert change("mse", found) == "\u22120.200 [–, –]"
 
 
 @pytest.mark.parametrize("kind", ["density_ratio", "kmm", "kliep"])

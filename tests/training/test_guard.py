@@ -274,6 +274,25 @@ def test_looks_compare_row_with_row_whatever_their_order():
     assert compute(Prediction) == {}
 
 
+def test_one_held_out_row_is_judged_without_ends(make_recipe, data, tmp_path):
+    """Student's interval of one number is the whole line, and JSON has no infinity."""
+    first = Path(data["target.validation"]).read_text("utf-8").splitlines()[0]
+    (tmp_path / "one.jsonl").write_text(first + "\n", "utf-8")
+    target = {"train": data["target.train"], "validation": str(tmp_path / "one.jsonl")}
+    result = train(make_recipe("training.max_steps=2", source=True, target=target))
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    written = json.loads((result.output_dir / "metrics.json").read_text("utf-8"), parse_constant=refuse)
+    assert written == result.metrics
+    assert written["guard"]["rows"] == 1
+    finer = written["guard"]["brier_gain"]
+    assert isinstance(finer["value"], float)
+    assert (finer["low"], finer["high"]) == (None, None)
+    print_run(result)
+
+
 def test_what_cannot_be_judged_says_why(make_recipe, sides):
     data = sides(planted_rows(40, 3))
     data["target"] = {"test": data["target"]["test"]}

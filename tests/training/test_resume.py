@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from nlp_transfer import train
+from nlp_transfer import Recipe, train
 from nlp_transfer.errors import OutputError
+from nlp_transfer.training.artifacts import RunFolder
 from tests.training.conftest import Crash, CrashAfter, Record, equal_weights
 
 STRATEGIES = {
@@ -135,6 +137,19 @@ def test_resume_without_a_checkpoint_starts_anew(make_recipe):
     assert equal_weights(early.output_dir, whole.output_dir)
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_in_its_very_first_write(resume, tmp_path):
+    """Nothing but half of the recipe is there, under the name that it had before it was renamed."""
+    draft = tmp_path / "run" / ".recipe.yaml.4711"
+    draft.parent.mkdir()
+    draft.write_text("# The resol")
+    RunFolder.open(draft.parent, resume=resume).start("strategy: full\n", checkpoints=False)
+    assert os.listdir(draft.parent) == ["recipe.yaml"]
+    (draft.parent / "recipe.yaml").rename(draft.with_suffix(".old"))
+    with pytest.raises(OutputError, match=r"no run wrote|not empty"):
+        RunFolder.open(draft.parent, resume=resume)
+
+
 def test_resume_of_a_finished_run_says_so(make_recipe):
     recipe = make_recipe()
     train(recipe)
@@ -152,6 +167,30 @@ def test_resume_of_another_recipe_is_refused(make_recipe, bert):
     assert "model" in caught.value.found
     longer = train(make_recipe("training.num_train_epochs=3"), resume=True)
     assert longer.metrics["phases"][0]["steps"] == 3 * STEPS_PER_EPOCH
+
+
+def test_resume_with_data_beside_the_recipe(make_recipe, data, tmp_path):
+    """By the recipe's own file, and by the copy in the run folder: found and resumed, as if uninterrupted."""
+    beside = tmp_path / "beside"
+    (beside / "shop").mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        shutil.copy(data[f"target.{split}"], beside / f"{split}.jsonl")
+        shutil.copy(data[f"source.{split}"], beside / "shop" / f"{split}.jsonl")
+    values = yaml.safe_load(make_recipe(LAST).dump())
+    values["target"] = {split: f"{split}.jsonl" for split in ("train", "validation", "test")}
+    values["source"] = {"dataset": "./shop"}
+    (beside / "recipe.yaml").write_text(yaml.safe_dump(values))
+
+    def load(name, file=beside / "recipe.yaml"):
+        return Recipe.load(file, [f"output_dir={tmp_path / name}"])
+
+    train(load("whole"))
+    for name in ("original", "copy"):
+        interrupted(load(name), CrashAfter(STEPS_PER_EPOCH + 1, phase=2))
+        saved = tmp_path / name / "recipe.yaml"
+        result = train(load(name) if name == "original" else load(name, saved), resume=True)
+        assert result.metrics["phases"][1]["resumed_at"] == STEPS_PER_EPOCH
+        assert equal_weights(tmp_path / name, tmp_path / "whole")
 
 
 def test_resume_and_overwrite_leave_foreign_files_alone(make_recipe):

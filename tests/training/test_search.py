@@ -122,6 +122,24 @@ def test_an_interrupted_trial_counts_as_failed(make_recipe, data):
     assert study_of(found.folder).get_trials(states=(TrialState.RUNNING,)) == []
 
 
+def test_a_search_that_goes_on_tries_other_values(make_recipe):
+    ranges = {"strategy.C": {"low": 1e-4, "high": 10.0, "log": True}}
+    recipe = make_recipe(strategy={"kind": "frozen"}, tune=ranges, training={})
+    for trials in (3, 5):
+        found = search(recipe, trials)
+    assert len({trial.values["strategy.C"] for trial in found.trials}) == 5
+
+
+def test_beginning_anew_removes_the_study_alone(make_recipe):
+    ranges = {"strategy.C": {"choices": [0.1, 1.0]}}
+    recipe = make_recipe(strategy={"kind": "frozen"}, tune=ranges, training={})
+    folder = search(recipe, 2).folder
+    (folder / "checkpoints" / "source").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
+    assert len(search(recipe, 1, overwrite=True).trials) == 1
+    assert {path.name for path in folder.iterdir()} == {"notes.txt", STUDY, BEST, TRIALS, "recipe.yaml"}
+
+
 def test_a_study_belongs_to_one_recipe(make_recipe, tmp_path):
     ranges = {"strategy.C": {"choices": [0.1, 1.0]}}
     frozen = {"strategy": {"kind": "frozen"}, "tune": ranges, "training": {}}
