@@ -146,7 +146,7 @@ class PreparedPair:
 
     def _pair(self, names: Array, rows: Array) -> _Pair:
         """The prepared pair, kept while labels bring no new class and there are unlabelled texts."""
-        classes = np.unique(np.concatenate([self._names, names.astype(self._names.dtype, copy=False)]))
+        classes = np.unique(np.concatenate([self._names, names]) if len(names) else self._names)
         if len(self._raw_further) >= MIN_AGREEMENT_ROWS:
             if self._ready is None or len(self._ready.classes) != len(classes):
                 self._ready = _Pair(

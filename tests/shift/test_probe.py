@@ -234,6 +234,27 @@ def test_string_labels_and_a_class_that_the_source_lacks():
     assert "mixed" in " ".join(found.notes)
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (["neg", "pos"], ["neg", "neutral"]),
+        (["1", "2", "3", "4", "5"], ["1", "10"]),
+        (["bad", "good"], ["bad", "goodish"]),
+    ],
+)
+def test_long_class_names_stay_apart_from_the_source_s(source, target):
+    """The same figures as with numbers in the same order: names are names, however long."""
+    sx, tx = domain(200, 40)[0], domain(40, 41)[0]
+    theirs, ours = np.resize(target, 40), np.resize(source, 200)
+    known = sorted({*source, *target})
+    numbers = [np.array([known.index(name) for name in side]) for side in (ours, theirs)]
+    found = run_probe(sx, ours, labelled=tx, labels=theirs, unlabelled=tx)
+    expected = run_probe(sx, numbers[0], labelled=tx, labels=numbers[1], unlabelled=tx)
+    assert found.n_classes == len(known)
+    assert flatten(found) == flatten(expected)
+    assert f"class(es) {target[1]}:" in " ".join(found.notes)
+
+
 def test_same_seed_same_figures_and_prepared_pair_is_reusable():
     sx, sy = domain(250, 32)
     tx, ty = domain(120, 33)
