@@ -55,13 +55,14 @@ def run_probe(
         source: embeddings (n, d).
         source_labels: class of each row, numbers or strings.
         labelled: embeddings of target rows with a label (n, d); none for a label-free probe.
-        labels: their classes, by the same names as the source's.
+        labels: their classes, by the same names as the source's: both numbers or both strings.
         unlabelled: embeddings of further target rows.
         max_rows: rows used of each of the three, drawn by seed.
         seed: of the draws, folds and bootstrap; the same seed gives the same figures.
 
     Raises:
-        DataError: no target rows, widths or lengths that differ, NaN, fewer than two source classes, ratings.
+        DataError: no target rows, widths or lengths that differ, NaN, fewer than two source classes, ratings,
+            numbers on one side and strings on the other.
 
     Cost: O((n + m) d^2 + d^3 + t^2 d) for t target labels: a few seconds for 2,000 rows of 384 each.
     """
@@ -145,10 +146,17 @@ class PreparedPair:
         )
 
     def _pair(self, names: Array, rows: Array) -> _Pair:
-        """The prepared pair, kept while labels bring no new class and there are unlabelled texts."""
+        """The prepared pair, kept while the classes stay the same and there are unlabelled texts."""
+        if len(names) and (names.dtype.kind == "U") != (self._names.dtype.kind == "U"):
+            raise DataError(
+                "the labels of source and target cannot be compared",
+                expected=f"classes such as {self._names[0].item()!r}, as in the source",
+                found=repr(names[0].item()),
+                fix="give both sides names, or both sides numbers",
+            )
         classes = np.unique(np.concatenate([self._names, names]) if len(names) else self._names)
         if len(self._raw_further) >= MIN_AGREEMENT_ROWS:
-            if self._ready is None or len(self._ready.classes) != len(classes):
+            if self._ready is None or not np.array_equal(self._ready.classes, classes):
                 self._ready = _Pair(
                     self._raw_source, self._names, self._raw_further, self._raw_further, classes
                 )
@@ -228,6 +236,7 @@ def _matrix(name: str, value: Array, width: int | None = None) -> Array:
 
 
 def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:
+    """The labels as strings or as int64; booleans are 0 and 1."""
     array = np.asarray(value)
     if array.ndim != 1 or len(array) != rows:
         raise DataError(
@@ -236,16 +245,14 @@ def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:
             found=f"shape {array.shape}",
             fix="check both",
         )
-    if array.dtype.kind == "f" and rows:
-        if not np.isfinite(array).all() or (array != np.round(array)).any():
-            raise DataError(
-                f"{name} holds ratings or missing values, not classes",
-                expected="class numbers or names",
-                found=f"{array[(array != np.round(array)) | ~np.isfinite(array)][0]}",
-                fix="probe ratings by their bins, for example negative / positive; drop rows without a label",
-            )
-        array = array.astype(np.int64)
-    return array.astype(str) if array.dtype.kind in "OU" else array
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
+        raise DataError(
+            f"{name} holds ratings or missing values, not classes",
+            expected="class numbers or names",
+            found=f"{array[(array != np.round(array)) | ~np.isfinite(array)][0]}",
+            fix="probe ratings by their bins, for example negative / positive; drop rows without a label",
+        )
+    return array.astype(np.int64 if array.dtype.kind in "fiub" else str)
 
 
 def _overlap(shared: int) -> tuple[str, ...]:

@@ -255,6 +255,31 @@ def test_long_class_names_stay_apart_from_the_source_s(source, target):
     assert f"class(es) {target[1]}:" in " ".join(found.notes)
 
 
+def test_a_prepared_pair_takes_labels_with_another_new_class():
+    (sx, sy), tx = domain(200, 42), domain(60, 43)[0]
+    names = np.array(["bad", "good"])[sy]
+    pair = PreparedPair(sx, names, tx)
+    for extra in ("aaaaa", "zzzzz", "good"):
+        labels = np.resize(["bad", extra], 60)
+        fresh = run_probe(sx, names, labelled=tx, labels=labels, unlabelled=tx)
+        assert flatten(pair.probe(tx, labels)) == flatten(fresh)
+
+
+def test_booleans_are_zero_and_one():
+    (sx, sy), (tx, ty) = domain(200, 44), domain(60, 45, classes=3)
+    found = run_probe(sx, sy == 1, labelled=tx, labels=ty, unlabelled=tx)
+    assert flatten(found) == flatten(run_probe(sx, sy, labelled=tx, labels=ty, unlabelled=tx))
+    assert found.n_classes == 3
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_names_are_not_compared_with_numbers(turned):
+    (sx, sy), (tx, ty) = domain(200, 46), domain(60, 47)
+    ours, theirs = (sy.astype(str), ty) if turned else (sy, ty.astype(str))
+    with pytest.raises(DataError, match=r"(?s)cannot be compared.*both sides numbers"):
+        run_probe(sx, ours, labelled=tx, labels=theirs, unlabelled=tx)
+
+
 def test_same_seed_same_figures_and_prepared_pair_is_reusable():
     sx, sy = domain(250, 32)
     tx, ty = domain(120, 33)
