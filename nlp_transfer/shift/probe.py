@@ -62,7 +62,7 @@ def run_probe(
 
     Raises:
         DataError: no target rows, widths or lengths that differ, NaN, fewer than two source classes, ratings,
-            numbers on one side and strings on the other.
+            numbers on one side and strings on the other, a side whose rows are all the same.
 
     Cost: O((n + m) d^2 + d^3 + t^2 d) for t target labels: a few seconds for 2,000 rows of 384 each.
     """
@@ -99,6 +99,7 @@ class PreparedPair:
                 found=f"{len(self._names)} rows, all {self._names[0]!r}" if len(self._names) else "no rows",
                 fix="give the probe a source that was not filtered by label",
             )
+        _varied("source", self._raw_source)
         self._raw_further = np.zeros((0, self._raw_source.shape[1]))
         if unlabelled is not None:
             further = _matrix("unlabelled", unlabelled, self._raw_source.shape[1])
@@ -121,6 +122,7 @@ class PreparedPair:
                 found=str(len(rows) + len(self._raw_further)),
                 fix="give unlabelled target texts: they need no labels",
             )
+        _varied("target", np.vstack([self._raw_further, rows]))
         pair = self._pair(names, rows)
         figures = None
         if len(rows):
@@ -233,6 +235,17 @@ def _matrix(name: str, value: Array, width: int | None = None) -> Array:
             f"{name} holds NaN or infinite values", found=f"row {row}", fix="drop or repair these rows"
         )
     return array
+
+
+def _varied(side: str, rows: Array) -> None:
+    """Refuse rows that are all the same, but for what float32 leaves: no probe tells their classes apart."""
+    if np.ptp(rows, axis=0).max(initial=0.0) <= 1e-6 * np.abs(rows).max(initial=0.0):
+        raise DataError(
+            f"the texts of the {side} all look the same to the encoder",
+            expected="texts that differ",
+            found=f"{len(rows)} rows with the same embedding",
+            fix="check that the column of texts is the right one, and that they are not empty",
+        )
 
 
 def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:

@@ -8,9 +8,18 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift.linear import Fitted, encode, fit_ridge, margins, plain_prior, stratified_folds
+from nlp_transfer.shift.linear import (
+    Fitted,
+    correct,
+    encode,
+    fit_ridge,
+    margins,
+    plain_prior,
+    predictions,
+    stratified_folds,
+)
 from nlp_transfer.shift.probe import PreparedPair, run_probe
-from nlp_transfer.shift.risk import flatten
+from nlp_transfer.shift.risk import assess, flatten
 
 WIDTH = 12
 
@@ -124,6 +133,26 @@ def test_folds_partition_and_spread_the_classes():
 def test_margins_are_positive_where_right():
     scores, labels = np.array([[0.2, 0.5, 0.1], [0.9, 0.1, 0.3]]), np.array([1, 2])
     np.testing.assert_allclose(margins(scores, labels), [0.3, -0.6])
+
+
+def test_classes_that_tie_share_the_prediction():
+    scores = np.array([[0.2, 0.5, 0.5], [0.0, 1e-16, 0.0], [0.9, 0.1, 0.3], [0.9, 0.1, 0.3]])
+    np.testing.assert_allclose(correct(scores, np.array([1, 2, 0, 2])), [1 / 2, 1 / 3, 1, 0])
+    np.testing.assert_array_equal(predictions(scores), [1, 0, 0, 0])
+    np.testing.assert_allclose(
+        correct(np.array([[0.0], [-1e-17], [0.3]]), np.array([0, 1, 1])), [0.5, 0.5, 1]
+    )
+
+
+def test_a_source_that_is_undecided_on_the_target_is_as_good_as_a_guess():
+    """The class moves the first coordinate, in which all target rows lie half way; no shift of domains."""
+    sx, y = np.tile([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]], (50, 1)), np.arange(40) % 2
+    tx = np.stack([np.zeros(40), np.where(np.arange(40) % 4 < 2, 0.5, -0.5)], 1)
+    found = run_probe(sx, (sx[:, 0] > 0).astype(int), labelled=tx, labels=y, unlabelled=tx)
+    assert found.label_free.source_accuracy == 1
+    assert found.labelled.zero_shot.estimate == pytest.approx(0.5)
+    assert found.label_free.prior_shift == pytest.approx(0, abs=1e-9)
+    assert assess(found).level != "high"
 
 
 def test_no_shift_source_helps_little_data():
@@ -319,6 +348,13 @@ def test_result_is_frozen():
         ({"source_labels": np.zeros(59, dtype=int)}, "does not fit"),
         ({"labelled": np.zeros((4, WIDTH)), "labels": [0, 1]}, "does not fit"),
         ({"source": np.zeros(60)}, "embeddings"),
+        ({"source": np.zeros((60, WIDTH))}, "texts of the source all look the same"),
+        ({"source": np.full((60, WIDTH), 0.3)}, "texts of the source all look the same"),
+        ({"unlabelled": np.full((5, WIDTH), 0.3)}, "texts of the target all look the same"),
+        (
+            {"unlabelled": None, "labelled": np.ones((4, WIDTH)), "labels": [0, 1, 0, 1]},
+            "texts of the target",
+        ),
     ],
 )
 def test_bad_input_is_refused(change, message):
