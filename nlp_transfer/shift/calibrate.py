@@ -226,26 +226,35 @@ class Table:
 
 
 def figures(table: Table, predicted: Array, labels: int) -> dict[str, float | None]:
-    """How good held-out predictions are, on the real rows with this amount of labels.
+    """How good held-out predictions are, on the real rows with this amount of labels; see :func:`judged`."""
+    real = table.real & (table.labels == labels)
+    return judged(table.gain[real], table.accuracy[real], predicted[real])
+
+
+def judged(gains: Array, accuracies: Array, predicted: Array) -> dict[str, float | None]:
+    """How good predictions are.
+
+    Args:
+        gains, accuracies: what was measured (n,).
+        predicted: gain, its low and high, accuracy and probability of each (n, 5).
 
     Returns:
         ``hurt_share``; ``auroc``; ``brier`` and ``brier_skill`` (against always saying hurt_share);
         ``gain_mae`` and ``accuracy_mae`` in points; ``coverage`` of the gain's interval; ``rows``.
     """
-    real = table.real & (table.labels == labels)
-    gain, low, high, accuracy, probability = predicted[real].T
-    hurt = table.gain[real] < -HURT
+    gain, low, high, accuracy, probability = predicted.T
+    hurt = gains < -HURT
     share = float(hurt.mean())
     brier = float(((probability - hurt) ** 2).mean())
     return {
-        "rows": int(real.sum()),
+        "rows": len(gains),
         "hurt_share": share,
         "auroc": auroc(hurt, probability),
         "brier": brier,
         "brier_skill": 1 - brier / (share * (1 - share)) if 0 < share < 1 else None,
-        "gain_mae": float(100 * np.abs(gain - table.gain[real]).mean()),
-        "accuracy_mae": float(100 * np.abs(accuracy - table.accuracy[real]).mean()),
-        "coverage": float(((table.gain[real] >= low) & (table.gain[real] <= high)).mean()),
+        "gain_mae": float(100 * np.abs(gain - gains).mean()),
+        "accuracy_mae": float(100 * np.abs(accuracy - accuracies).mean()),
+        "coverage": float(((gains >= low) & (gains <= high)).mean()),
     }
 
 

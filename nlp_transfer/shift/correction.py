@@ -13,18 +13,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+from sklearn.linear_model import LogisticRegression
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift.calibrate import Outcome, auroc
-from nlp_transfer.shift.labelled import INTERVAL
+from nlp_transfer.shift.calibrate import Outcome, judged
+from nlp_transfer.shift.regression import HURT_PENALTY, Part, Standardised, regress
 from nlp_transfer.shift.risk import HURT, NORMAL_SLOPE, forecast
 
 Array = np.ndarray
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-HURT_PENALTY = 3.0
-"""Of the logistic regression on standardised figures."""
 GAIN_FEATURES: tuple[str, ...] = ("frozen_gain", "label_function")
 ACCURACY_FEATURES: tuple[str, ...] = ("frozen_accuracy",)
 HURT_FEATURES: tuple[str, ...] = ("frozen_log_odds", "label_function")
@@ -64,7 +61,8 @@ def fit_correction(
 
 def fit(rows: Sequence[Mapping[str, float]], outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Gain, accuracy, probability and the ranges of the figures."""
-    groups = np.array([item.group for item in outcomes])
+    n = len(outcomes)
+    part = Part(np.array([item.group for item in outcomes]), np.ones(n), np.ones(n, dtype=bool))
     gain = np.array([item.gain for item in outcomes])
     accuracy = np.array([item.accuracy for item in outcomes])
     spans = {}
@@ -72,10 +70,12 @@ def fit(rows: Sequence[Mapping[str, float]], outcomes: Sequence[Outcome]) -> dic
         column = _columns(rows, (name,))
         low, high = float(np.nanmin(column)), float(np.nanmax(column))
         spans[name] = [low - 0.1 * (high - low), high + 0.1 * (high - low)]
-    direct = _classify(_columns(rows, HURT_FEATURES), gain < -HURT, HURT_FEATURES)
+    gains, _ = regress(_columns(rows, GAIN_FEATURES), gain, part, GAIN_FEATURES, PENALTIES)
+    accurate, _ = regress(_columns(rows, ACCURACY_FEATURES), accuracy, part, ACCURACY_FEATURES, PENALTIES)
+    direct = _classify(_columns(rows, HURT_FEATURES), gain < -HURT, HURT_FEATURES, part)
     return {
-        "gain": _regress(_columns(rows, GAIN_FEATURES), gain, groups, GAIN_FEATURES),
-        "accuracy": _regress(_columns(rows, ACCURACY_FEATURES), accuracy, groups, ACCURACY_FEATURES),
+        "gain": gains,
+        "accuracy": accurate,
         "hurt": {"intercept": 0.0, "slope": NORMAL_SLOPE, "direct": direct},
         "range": spans,
     }
@@ -107,63 +107,24 @@ def held_out(
 
 
 def figures(outcomes: Sequence[Outcome], predicted: Array) -> dict[str, float | None]:
-    """How good predictions of :func:`held_out` are; keys and units as in ``calibrate.figures``."""
-    truth = np.array([item.gain for item in outcomes])
-    hurt, (gain, low, high, accuracy, probability) = truth < -HURT, predicted.T
-    share, brier = float(hurt.mean()), float(((probability - hurt) ** 2).mean())
-    right = np.array([item.accuracy for item in outcomes])
-    return {
-        "rows": len(truth),
-        "hurt_share": share,
-        "auroc": auroc(hurt, probability),
-        "brier": brier,
-        "brier_skill": 1 - brier / (share * (1 - share)) if 0 < share < 1 else None,
-        "gain_mae": float(100 * np.abs(gain - truth).mean()),
-        "accuracy_mae": float(100 * np.abs(accuracy - right).mean()),
-        "coverage": float(((truth >= low) & (truth <= high)).mean()),
-    }
+    """How good predictions of :func:`held_out` are; see ``calibrate.judged``."""
+    measured = np.array([(item.gain, item.accuracy) for item in outcomes])
+    return judged(*measured.T, predicted)
 
 
 def _columns(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> Array:
     return np.array([[row.get(name, np.nan) for name in names] for row in rows])
 
 
-def _standardised(x: Array) -> tuple[Array, Array, Array]:
-    """The figures as ``risk.linear`` sees them, with mean and scale; an unknown one counts as the mean."""
-    mean, scale = np.nanmean(x, axis=0), np.nanstd(x, axis=0)
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    return np.nan_to_num(np.clip((x - mean) / scale, -4, 4)), mean, scale
+def _classify(x: Array, hurt: Array, names: Sequence[str], part: Part) -> dict[str, Any]:
+    """Shrunken logistic regression; the bare share where all or none hurt.
 
-
-def _terms(names: Sequence[str], mean: Array, scale: Array, weights: Array) -> dict[str, list[float]]:
-    return {name: [float(mean[i]), float(scale[i]), float(weights[i])] for i, name in enumerate(names)}
-
-
-def _regress(x: Array, y: Array, groups: Array, names: Sequence[str]) -> dict[str, Any]:
-    """Ridge regression, its penalty by leave-one-target-out error."""
-    z, mean, scale = _standardised(x)
-    apart = {
-        penalty: cross_val_predict(Ridge(alpha=penalty), z, y, groups=groups, cv=LeaveOneGroupOut())
-        for penalty in PENALTIES
-    }
-    penalty = min(PENALTIES, key=lambda value: float(((apart[value] - y) ** 2).mean()))
-    model, left = Ridge(alpha=penalty).fit(z, y), y - apart[penalty]
-    low, high = np.quantile(left, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return {
-        "intercept": float(model.intercept_),
-        "terms": _terms(names, mean, scale, model.coef_),
-        "penalty": penalty,
-        "error": max(float(np.sqrt((left**2).mean())), 1e-4),
-        "low": float(min(low, 0.0)),
-        "high": float(max(high, 0.0)),
-    }
-
-
-def _classify(x: Array, hurt: Array, names: Sequence[str]) -> dict[str, Any]:
-    """Shrunken logistic regression; the bare share where all or none hurt."""
-    z, mean, scale = _standardised(x)
+    By scikit-learn, which stops a trace short of the optimum of ``regression.logistic``: the shipped
+    calibration is its fit.
+    """
     if hurt.all() or not hurt.any():
         share = (hurt.sum() + 0.5) / (len(hurt) + 1)
         return {"intercept": float(np.log(share / (1 - share))), "terms": {}}
-    model = LogisticRegression(C=1 / HURT_PENALTY).fit(z, hurt)
-    return {"intercept": float(model.intercept_[0]), "terms": _terms(names, mean, scale, model.coef_[0])}
+    figures = Standardised.of(x, part.weights, names)
+    model = LogisticRegression(C=1 / HURT_PENALTY).fit(figures.z, hurt)
+    return {"intercept": float(model.intercept_[0]), "terms": figures.terms(model.coef_[0])}

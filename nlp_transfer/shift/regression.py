@@ -1,4 +1,4 @@
-"""Ridge and logistic regression of outcomes on the probe's figures. Private to ``calibrate.py``."""
+"""Ridge and logistic regression of outcomes on the probe's figures, for ``calibrate`` and ``correction``."""
 
 from __future__ import annotations
 
@@ -78,10 +78,13 @@ class Standardised:
         }
 
 
-def regress(x: Array, y: Array, part: Part, names: Sequence[str]) -> tuple[dict[str, Any], Array]:
+def regress(
+    x: Array, y: Array, part: Part, names: Sequence[str], penalties: Sequence[float] = PENALTIES
+) -> tuple[dict[str, Any], Array]:
     """Ridge regression of ``y`` [n] on the figures [n, p]: the model, and the left-out predictions [n].
 
-    The penalty, the error and the interval come from leaving out one group of targets at a time.
+    The penalty (one of ``penalties``), the error and the interval come from leaving out one group of targets
+    at a time.
     """
     figures = Standardised.of(x, part.weights, names)
     z = np.hstack([figures.z, np.ones((len(y), 1))])
@@ -90,8 +93,8 @@ def regress(x: Array, y: Array, part: Part, names: Sequence[str]) -> tuple[dict[
     grams = [(z[rows].T * part.weights[rows]) @ z[rows] for rows in folds]
     products = [(z[rows].T * part.weights[rows]) @ y[rows] for rows in folds]
     gram, product = sum(grams), sum(products)
-    best = (np.inf, PENALTIES[0], np.zeros(len(y)))
-    for penalty in PENALTIES:
+    best = (np.inf, penalties[0], np.zeros(len(y)))
+    for penalty in penalties:
         apart = np.empty(len(y))
         for rows, own_gram, own_product in zip(folds, grams, products, strict=True):
             apart[rows] = z[rows] @ np.linalg.solve(gram - own_gram + penalty * shrink, product - own_product)
