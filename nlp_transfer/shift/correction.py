@@ -108,8 +108,10 @@ def held_out(
 
 def figures(outcomes: Sequence[Outcome], predicted: Array) -> dict[str, float | None]:
     """How good predictions of :func:`held_out` are; see ``calibrate.judged``."""
-    measured = np.array([(item.gain, item.accuracy) for item in outcomes])
-    return judged(*measured.T, predicted)
+    gains, accuracies = (
+        np.array([getattr(item, name) for item in outcomes]) for name in ("gain", "accuracy")
+    )
+    return judged(gains, accuracies, predicted)
 
 
 def _columns(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> Array:
