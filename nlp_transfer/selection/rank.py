@@ -13,6 +13,7 @@ from nlp_transfer.console import calm
 from nlp_transfer.data.domains import load_domain
 from nlp_transfer.data.options import place_options
 from nlp_transfer.errors import DataError, NlpTransferError, OutputError
+from nlp_transfer.numeric.draws import draw_numbers
 from nlp_transfer.numeric.layer_choice import best_layer, selection_optimism
 from nlp_transfer.numeric.transferability import DEFAULT_SCORE, SCORES, Estimate, estimate, scores_of
 from nlp_transfer.selection.cost import encoding_cost
@@ -222,8 +223,7 @@ def _labelled(
             fix="label more rows",
         )
     if len(rows) > max_samples:
-        chosen = np.random.default_rng(seed).choice(len(rows), max_samples, replace=False)
-        rows = rows.select(np.sort(chosen))
+        rows = rows.select(draw_numbers(len(rows), max_samples, np.random.default_rng(seed)))
     values = rows["label"][:]
     if objective == "regression":
         return list(rows["text"][:]), np.asarray(values, dtype=float)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.errors import DataError
+from nlp_transfer.numeric.draws import draw_numbers, draw_rows
 from nlp_transfer.shift.label_free import LabelFree, label_free_figures
 from nlp_transfer.shift.labelled import MIN_AGREEMENT_ROWS, Labelled, labelled_figures
 from nlp_transfer.shift.linear import Array, encode, fit_ridge
@@ -90,7 +91,7 @@ class PreparedPair:
         self._raw_source = _matrix("source", source)
         self._names = _names("source_labels", source_labels, len(self._raw_source))
         rng = np.random.default_rng(seed)
-        keep = _sample(len(self._raw_source), max_rows, rng)
+        keep = draw_numbers(len(self._raw_source), max_rows, rng)
         self._raw_source, self._names = self._raw_source[keep], self._names[keep]
         if len(np.unique(self._names)) < 2:
             raise DataError(
@@ -103,7 +104,7 @@ class PreparedPair:
         self._raw_further = np.zeros((0, self._raw_source.shape[1]))
         if unlabelled is not None:
             further = _matrix("unlabelled", unlabelled, self._raw_source.shape[1])
-            self._raw_further = further[_sample(len(further), max_rows, rng)]
+            self._raw_further = draw_rows(further, max_rows, rng)
         self._ready: _Pair | None = None
 
     def probe(
@@ -113,7 +114,7 @@ class PreparedPair:
         width = self._raw_source.shape[1]
         rows = np.zeros((0, width)) if labelled is None else _matrix("labelled", labelled, width)
         names = _names("labels", [] if labels is None else labels, len(rows))
-        keep = _sample(len(rows), self.max_rows, np.random.default_rng(self.seed))
+        keep = draw_numbers(len(rows), self.max_rows, np.random.default_rng(self.seed))
         rows, names = rows[keep], names[keep]
         if len(rows) + len(self._raw_further) < 2:
             raise DataError(
@@ -282,7 +283,3 @@ def _rows_in(rows: Array, others: Array) -> Array:
     """Which of the rows also stand in ``others``, bit for bit."""
     seen = {row.tobytes() for row in others}
     return np.array([row.tobytes() in seen for row in rows], dtype=bool)
-
-
-def _sample(rows: int, most: int, rng: np.random.Generator) -> Array:
-    return np.arange(rows) if rows <= most else np.sort(rng.choice(rows, most, replace=False))
