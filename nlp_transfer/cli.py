@@ -188,7 +188,7 @@ def shift(
     output: Annotated[Path | None, typer.Option(help="Folder for report.html and report.json.")] = None,
     fail_on: Annotated[
         Literal["moderate", "high"] | None,
-        typer.Option(help="Exit with 3 from this risk on (of the best source)."),
+        typer.Option(help="Exit with 3 from this risk on (of the source ranked first)."),
     ] = None,
     strategy: Annotated[
         Literal["frozen", "full", "lora"] | None,

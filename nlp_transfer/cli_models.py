@@ -62,7 +62,7 @@ def rank(
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 42,
     output: Annotated[
         Path | None,
-        typer.Option(help="A JSON file for the figures (the page goes beside it); with --sources a folder."),
+        typer.Option(help="A .json file for the figures (the page goes beside it); with --sources a folder."),
     ] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,

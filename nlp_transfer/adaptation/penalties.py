@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nlp_transfer.numeric.kernels import bandwidth_grid, kernel_matrix
-from nlp_transfer.numeric.mmd import mmd2
+from nlp_transfer.numeric.kernels import kernel_matrix
+from nlp_transfer.numeric.mmd import batch_bandwidths, mmd2
 
 Layer = int | None
 """A hidden layer (0 = embeddings, -1 = the last), pooled; None: the input of the head."""
@@ -159,21 +159,15 @@ def joint_mmd2(
     sizes = [part.shape[1] for part in parts]
     with torch.autocast(parts[0].device.type, enabled=False):
         parts = [full(part) for part in parts]
-        widths = [list(bandwidths) if bandwidths else _median_grid(part) for part in parts]
+        widths = [
+            list(bandwidths) if bandwidths else batch_bandwidths(*halves(part), kernel) for part in parts
+        ]
 
         def product(a: Tensor, b: Tensor) -> Tensor:
             pieces = zip(a.split(sizes, 1), b.split(sizes, 1), widths, strict=True)
             return math.prod((kernel_matrix(x, y, kernel, w) for x, y, w in pieces), start=a.new_ones(()))
 
         return mmd2(*halves(torch.cat(parts, 1)), kernel=product)
-
-
-def _median_grid(rows: Tensor) -> list[Tensor]:
-    if len(rows) < 2:
-        return [rows.new_ones(())]
-    middle = torch.pdist(rows.detach()).median()
-    middle = torch.where(middle > 0, middle, torch.ones_like(middle))
-    return [middle * factor for factor in bandwidth_grid(1.0)]
 
 
 class Coral(Alignment):

@@ -53,10 +53,3 @@ def target_probabilities(
         if loss < least:
             best, least = found, loss
     return best[: len(x)], best[len(x) :]
-
-
-def draw_rows(rows: np.ndarray, max_rows: int | None, rng: np.random.Generator) -> np.ndarray:
-    """At most `max_rows` of the rows, drawn without replacement and kept in order."""
-    if max_rows is None or len(rows) <= max_rows:
-        return rows
-    return rows[np.sort(rng.choice(len(rows), max_rows, replace=False))]

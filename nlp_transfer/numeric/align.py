@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from nlp_transfer.numeric._checks import Array, as_pair, as_vector, at_least, one_of
+from nlp_transfer.numeric.draws import draw_numbers, draw_rows
 from nlp_transfer.numeric.features import KernelMap, LinearMap, Map, NystroemMap
 
 
@@ -204,8 +205,8 @@ def sample_transport(
     at_least("max_rows", max_rows, 2)
     a, b = as_pair(source, target, names=("source", "target"))
     rng = np.random.default_rng(seed)
-    picked = _draw(len(a), max_rows, rng)
-    anchors, goal = a[picked], b[_draw(len(b), max_rows, rng)]
+    picked = draw_numbers(len(a), max_rows, rng)
+    anchors, goal = a[picked], draw_rows(b, max_rows, rng)
     classes = None if labels is None else as_vector("labels", labels, len(a))[picked]
     return Alignment(_couple(anchors, goal, classes, entropy, class_weight), LinearMap.identity(a.shape[1]))
 
@@ -274,10 +275,6 @@ def select_features(
 
 def _rank(values: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(float)
-
-
-def _draw(rows: int, most: int, rng: np.random.Generator) -> np.ndarray:
-    return np.arange(rows) if rows <= most else np.sort(rng.choice(rows, most, replace=False))
 
 
 def _covariances(a: np.ndarray, b: np.ndarray, regularisation: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ from sklearn.covariance import ledoit_wolf
 
 from nlp_transfer.errors import DataError, NlpTransferError
 from nlp_transfer.numeric._checks import Array, as_pair, as_vector, at_least
-from nlp_transfer.numeric._domain import draw_rows, target_probabilities
+from nlp_transfer.numeric._domain import target_probabilities
+from nlp_transfer.numeric.draws import draw_rows
 from nlp_transfer.numeric.kernels import BANDWIDTH_KERNELS, median_bandwidth
 from nlp_transfer.numeric.mmd import mmd_test
 

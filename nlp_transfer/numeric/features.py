@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from nlp_transfer.numeric.draws import draw_rows
 from nlp_transfer.numeric.kernels import full_precision, median_bandwidth, rbf_kernel
 
 
@@ -80,8 +81,7 @@ class NystroemMap(KernelMap):
         """
         rows = np.concatenate(sides)
         width = median_bandwidth(rows, seed=seed) if bandwidth is None else float(bandwidth)
-        if len(rows) > landmarks:
-            rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), landmarks, replace=False))]
+        rows = draw_rows(rows, landmarks, np.random.default_rng(seed))
         values, vectors = np.linalg.eigh(gaussian_matrix(rows, rows, width))
         keep = values > values[-1] * 1e-12
         root = vectors[:, keep] / np.sqrt(values[keep])

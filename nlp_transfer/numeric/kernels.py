@@ -15,6 +15,7 @@ import torch
 
 from nlp_transfer.errors import NlpTransferError
 from nlp_transfer.numeric._checks import Array, at_least, finite_rows, one_of, same_width, shaped
+from nlp_transfer.numeric.draws import draw_numbers
 
 DEFAULT_FACTORS = (8**-0.5, 1.0, 8**0.5)
 """Multiples of the median distance: each Gaussian kernel is the eighth power of the next wider one."""
@@ -240,9 +241,7 @@ def sample_rows(x: Array, y: Array | None, max_rows: int, seed: int) -> np.ndarr
     sides = [shaped("x", x)] if y is None else [shaped("x", x), shaped("y", y)]
     same_width(sides[0], sides[-1])
     sizes = [side.shape[0] for side in sides]
-    picked = np.arange(sum(sizes))
-    if len(picked) > max_rows:
-        picked = np.sort(np.random.default_rng(seed).choice(len(picked), max_rows, replace=False))
+    picked = draw_numbers(sum(sizes), max_rows, np.random.default_rng(seed))
     parts, start = [], 0
     for side, size in zip(sides, sizes, strict=True):
         chosen = picked[(picked >= start) & (picked < start + size)] - start

@@ -39,7 +39,7 @@ from nlp_transfer.numeric.kernels import (
 )
 from nlp_transfer.numeric.witness import Witness, witness
 
-__all__ = ["MMDResult", "Witness", "mmd2", "mmd_test", "witness"]
+__all__ = ["MMDResult", "Witness", "batch_bandwidths", "mmd2", "mmd_test", "witness"]
 
 METHODS = ("auto", "exact", "block", "linear")
 CPU_BUDGET = 2e12  # floating point operations that "auto" spends: some 20 seconds on two cores
@@ -98,9 +98,7 @@ def mmd2(
         x, y = upcast(x, y)
         if isinstance(kernel, str) and kernel in BANDWIDTH_KERNELS:
             widths = (
-                _batch_bandwidths(x, y, kernel)
-                if bandwidths is None
-                else list(checked_bandwidths(bandwidths))
+                batch_bandwidths(x, y, kernel) if bandwidths is None else list(checked_bandwidths(bandwidths))
             )
         else:
             widths = []
@@ -111,8 +109,11 @@ def mmd2(
         return _mean_within(xx, u, unbiased) + _mean_within(yy, v, unbiased) - 2.0 * (u @ xy @ v)
 
 
-def _batch_bandwidths(x: torch.Tensor, y: torch.Tensor, kernel: str) -> list[torch.Tensor]:
-    """The default grid around the median distance of this batch, on its device, without a synchronisation."""
+def batch_bandwidths(x: torch.Tensor, y: torch.Tensor, kernel: str) -> list[torch.Tensor]:
+    """The default grid around the median distance of this batch, on its device, without a synchronisation.
+
+    The distance is the kernel's own: Euclidean for "rbf", city-block for "laplacian".
+    """
     rows = torch.cat([x, y]).detach()
     rows = rows[:: max(1, len(rows) // 1000)]
     distance = torch.pdist(rows, p=2.0 if kernel == "rbf" else 1.0)

@@ -114,7 +114,7 @@ def expected(
         if gain is not None:
             accuracy = _shifted(accuracy, gain)
     else:
-        assert risk is not None
+        assert risk is not None  # `plan` refuses a source that cannot be judged
         accuracy = risk.predicted_target_accuracy
     rows = known.labels
     if number is not None:

@@ -125,7 +125,8 @@ def make_plan(
         overwrite: replace it.
 
     Raises:
-        DataError: a file cannot be read, a source has no labels, or no option fits the limits.
+        DataError: a file cannot be read, a source has no labels or one class only, or no option fits the
+            limits.
         OutputError: ``output`` exists.
 
     Cost: a shift report and some thirty heads a source, and four training steps of each gradient strategy.
@@ -198,8 +199,8 @@ def _look(
     from nlp_transfer.models.embed import Embedder
     from nlp_transfer.models.load import locate
 
-    located, labels = locate(options), _labelled_rows(target)
     samples = [_samples(source, target, max_samples, seed) for source in sources]
+    located, labels = locate(options), _labelled_rows(target)
     with peak_memory() as peak:
         unit = Embedder.load(located, options, normalize=True)
         reports = [
@@ -270,8 +271,20 @@ def _label_map(source: DomainData, target: DomainData) -> dict[str, str]:
 
 
 def _samples(source: _Source, target: DomainData, max_samples: int, seed: int) -> tuple[Sample, Sample]:
-    """The rows that a shift report draws, with the target's class names."""
+    """The rows that a shift report draws, with the target's class names.
+
+    Raises:
+        DataError: the source's rows are not of two classes or more.
+    """
     ours = draw(source.data, max_samples=max_samples, seed=seed)
+    names = np.unique(ours.labels).tolist()
+    if len(names) < 2:
+        raise DataError(
+            f"nothing can be learned from source {ours.name}",
+            expected="labelled rows of at least two classes",
+            found=f"{len(ours.labels)} rows, all {names[0]!r}" if names else ours.notes[0],
+            fix="leave it out, or give it rows of the other classes",
+        )
     theirs = draw(target, max_samples=max_samples, seed=seed + 1)
     if source.renamed:
         ours = replace(ours, labels=np.array([source.renamed[name] for name in ours.labels.tolist()]))

@@ -12,7 +12,8 @@ import numpy as np
 from nlp_transfer.console import calm
 from nlp_transfer.data.domains import load_domain
 from nlp_transfer.data.options import place_options
-from nlp_transfer.errors import DataError, NlpTransferError
+from nlp_transfer.errors import DataError, NlpTransferError, OutputError
+from nlp_transfer.numeric.draws import draw_numbers
 from nlp_transfer.numeric.layer_choice import best_layer, selection_optimism
 from nlp_transfer.numeric.transferability import DEFAULT_SCORE, SCORES, Estimate, estimate, scores_of
 from nlp_transfer.selection.cost import encoding_cost
@@ -97,18 +98,30 @@ class Ranking:
         """Write the figures as JSON, and beside them the page; return the page's path.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: they cannot be written, or ``path`` does not end in .json.
         """
         from nlp_transfer.reporting.rank_page import rank_page
         from nlp_transfer.training.artifacts import write_json, write_text
 
+        page = page_beside(path)
         write_json(path, self.to_dict())
-        write_text(page_beside(path), rank_page(self))
-        return page_beside(path)
+        write_text(page, rank_page(self))
+        return page
 
 
 def page_beside(path: Path) -> Path:
-    """Where the page of a JSON file goes."""
+    """Where the page of a JSON file goes.
+
+    Raises:
+        OutputError: the file's name does not end in .json, so that the page could take its place.
+    """
+    if path.suffix.lower() != ".json":
+        raise OutputError(
+            f"{path} is no JSON file",
+            expected="a name that ends in .json; the page goes beside it, as .html",
+            found=str(path.name or path),
+            fix="choose another --output, such as ranking.json",
+        )
     return path.with_suffix(".html")
 
 
@@ -140,12 +153,12 @@ def rank_models(
         max_samples: labelled rows drawn, by seed.
         seed: of the draw and the resamples, the same rows for every model.
         text_column, label_column: of the file; None to find them.
-        output: JSON file; the page goes beside it, as .html.
+        output: JSON file, its name in .json; the page goes beside it, as .html.
         overwrite: replace them.
 
     Raises:
         DataError: too few labelled rows, or a single class.
-        OutputError: ``output`` exists.
+        OutputError: ``output`` exists, or does not end in .json.
 
     Cost: for each model one cached pass over the rows, one over 64 texts for the time, and some 10 fits.
     """
@@ -210,8 +223,7 @@ def _labelled(
             fix="label more rows",
         )
     if len(rows) > max_samples:
-        chosen = np.random.default_rng(seed).choice(len(rows), max_samples, replace=False)
-        rows = rows.select(np.sort(chosen))
+        rows = rows.select(draw_numbers(len(rows), max_samples, np.random.default_rng(seed)))
     values = rows["label"][:]
     if objective == "regression":
         return list(rows["text"][:]), np.asarray(values, dtype=float)

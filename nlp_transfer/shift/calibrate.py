@@ -166,8 +166,9 @@ class Table:
         x = []
         for part, first, second in zip(names, with_labels, without, strict=True):
             columns = np.array([[row.get(name, np.nan) for name in part] for row in rows])
-            columns[np.ix_(labels > 0, [name not in first for name in part])] = np.nan
-            columns[np.ix_(labels == 0, [name not in second for name in part])] = np.nan
+            for index, name in enumerate(part):
+                unused = (labels > 0) & (name not in first) | (labels == 0) & (name not in second)
+                columns[unused, index] = np.nan
             x.append(columns)
         return cls(
             tuple(rows),

@@ -11,10 +11,10 @@ from nlp_transfer.shift.linear import (
     RidgeFit,
     calibrated_slope,
     confidence,
+    correct,
     encode,
     fit_ridge,
-    margins,
-    predictions,
+    votes,
 )
 
 RATIO_LIMIT = 10.0
@@ -60,16 +60,12 @@ def label_free_figures(source: Array, labels: Array, target: Array, fit: RidgeFi
     and its ends clipped to 10. Cost: O((n + m) d^2 + d^3).
     """
     classes = fit.held_out.shape[1] if fit.held_out.shape[1] > 1 else 2
-    right = margins(fit.held_out, labels) > 0
-    accuracy = float(right.mean())
+    accuracy = float(correct(fit.held_out, labels).mean())
     on_target = target @ fit.weights
     slope = calibrated_slope(fit.held_out, labels)
     source_confidence, target_confidence = (confidence(scores, slope) for scores in (fit.held_out, on_target))
     threshold = np.quantile(source_confidence, 1 - accuracy) if accuracy < 1 else -np.inf
-    shares = (
-        np.bincount(values, minlength=classes) / len(values) for values in (predictions(on_target), labels)
-    )
-    predicted, actual = shares
+    predicted, actual = votes(on_target).mean(0), np.bincount(labels, minlength=classes) / len(labels)
     domain_accuracy, ratio = _domains(source, target)
     doc = accuracy - (source_confidence.mean() - target_confidence.mean())
     figures = LabelFree(
@@ -95,6 +91,7 @@ def _domains(source: Array, target: Array) -> tuple[float, Array]:
     rows, side = np.vstack([source, target]), np.concatenate([-np.ones(n), np.ones(m)])[:, None]
     balance = np.concatenate([np.full(n, (n + m) / (2 * n)), np.full(m, (n + m) / (2 * m))])
     scores = np.clip(fit_ridge(rows, side, balance).held_out[:, 0], -1 + 2 / 11, 1 - 2 / 11)
-    accuracy = ((scores[:n] < 0).mean() + (scores[n:] > 0).mean()) / 2
+    shares = votes(scores[:, None])
+    accuracy = (shares[:n, 0].mean() + shares[n:, 1].mean()) / 2
     ratio = np.clip((1 + scores[:n]) / (1 - scores[:n]), 1 / RATIO_LIMIT, RATIO_LIMIT)
     return float(accuracy), ratio / ratio.mean()

@@ -14,6 +14,7 @@ from nlp_transfer.shift.linear import (
     RidgeFit,
     calibrated_slope,
     confidence,
+    correct,
     encode,
     margins,
     plain_prior,
@@ -138,7 +139,7 @@ def labelled_figures(
     candidates = [Fitted.of(plain_prior(rows, further, penalty, columns), y) for penalty in PENALTIES]
     fits["target"] = max(candidates, key=lambda fit: fit.evidence)
     zero = priors["combined"].mean
-    right = {"zero": (margins(zero, labels) > 0).astype(float)}
+    right = {"zero": correct(zero, labels)}
     for name, fit in fits.items():
         right[name] = _cross_validate(fit, labels, seed)
     figures = _bootstrap(right, seed)
@@ -175,7 +176,7 @@ def _cross_validate(fit: Fitted, labels: Array, seed: int) -> Array:
     """Share of repeats in which each row, left out with its fold, is predicted rightly (n,)."""
     n = len(labels)
     if n < 2:
-        return (margins(fit.prior.mean, labels) > 0).astype(float)
+        return correct(fit.prior.mean, labels)
     smallest = int(np.bincount(labels)[np.unique(labels)].min())
     folds = min(10, n) if smallest >= 10 or len(np.unique(labels)) == 1 else min(max(smallest, 2), n)
     repeats = int(np.clip(1000 // n, 2, 20))
@@ -183,7 +184,7 @@ def _cross_validate(fit: Fitted, labels: Array, seed: int) -> Array:
     right = np.zeros(n)
     for _ in range(repeats):
         for fold in stratified_folds(labels, folds, rng):
-            right[fold] += margins(fit.held_out(fold), labels[fold]) > 0
+            right[fold] += correct(fit.held_out(fold), labels[fold])
     return right / repeats
 
 
@@ -276,7 +277,7 @@ def _sharp(held_out: Array, labels: Array, further: Array) -> float:
 
 
 def _accuracy(scores: Array, labels: Array) -> float:
-    return float((predictions(scores) == labels).mean()) if len(labels) else float("nan")
+    return float(correct(scores, labels).mean()) if len(labels) else float("nan")
 
 
 def _same(a: Array, b: Array) -> float:

@@ -35,7 +35,7 @@ def logits(scores: Array) -> Array:
 
 
 def margins(scores: Array, labels: Array) -> Array:
-    """Score of the right class above the best other one (n,): positive where the prediction is right."""
+    """Score of the right class above the best other one (n,): positive where it is the highest."""
     table = logits(scores).copy()
     rows = np.arange(len(table))
     right = table[rows, labels].copy()
@@ -43,9 +43,24 @@ def margins(scores: Array, labels: Array) -> Array:
     return right - table.max(1)
 
 
+def votes(scores: Array) -> Array:
+    """Share of each class in the prediction (n, classes): 1 for the highest score, 1/k each where k tie.
+
+    Scores within 1e-9 tie: labels are -1 and +1, and what is left of a tie in float64 is rounding.
+    """
+    table = logits(scores)
+    best = (table >= table.max(1, keepdims=True) - 1e-9).astype(float)
+    return best / best.sum(1, keepdims=True)
+
+
 def predictions(scores: Array) -> Array:
-    """The class with the highest score (n,)."""
-    return logits(scores).argmax(1)
+    """The class with the highest score (n,); the first of those that tie."""
+    return votes(scores).argmax(1)
+
+
+def correct(scores: Array, labels: Array) -> Array:
+    """1 where the prediction is right, 0 where wrong, 1/k where the right class is one of k that tie (n,)."""
+    return votes(scores)[np.arange(len(scores)), labels]
 
 
 def calibrated_slope(scores: Array, labels: Array) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nlp_transfer.errors import DataError
+from nlp_transfer.numeric.draws import draw_numbers, draw_rows
 from nlp_transfer.shift.label_free import LabelFree, label_free_figures
 from nlp_transfer.shift.labelled import MIN_AGREEMENT_ROWS, Labelled, labelled_figures
 from nlp_transfer.shift.linear import Array, encode, fit_ridge
@@ -55,13 +56,14 @@ def run_probe(
         source: embeddings (n, d).
         source_labels: class of each row, numbers or strings.
         labelled: embeddings of target rows with a label (n, d); none for a label-free probe.
-        labels: their classes, by the same names as the source's.
+        labels: their classes, by the same names as the source's: both numbers or both strings.
         unlabelled: embeddings of further target rows.
         max_rows: rows used of each of the three, drawn by seed.
         seed: of the draws, folds and bootstrap; the same seed gives the same figures.
 
     Raises:
-        DataError: no target rows, widths or lengths that differ, NaN, fewer than two source classes, ratings.
+        DataError: no target rows, widths or lengths that differ, NaN, fewer than two source classes, ratings,
+            numbers on one side and strings on the other, a side whose rows are all the same.
 
     Cost: O((n + m) d^2 + d^3 + t^2 d) for t target labels: a few seconds for 2,000 rows of 384 each.
     """
@@ -89,7 +91,7 @@ class PreparedPair:
         self._raw_source = _matrix("source", source)
         self._names = _names("source_labels", source_labels, len(self._raw_source))
         rng = np.random.default_rng(seed)
-        keep = _sample(len(self._raw_source), max_rows, rng)
+        keep = draw_numbers(len(self._raw_source), max_rows, rng)
         self._raw_source, self._names = self._raw_source[keep], self._names[keep]
         if len(np.unique(self._names)) < 2:
             raise DataError(
@@ -98,10 +100,11 @@ class PreparedPair:
                 found=f"{len(self._names)} rows, all {self._names[0]!r}" if len(self._names) else "no rows",
                 fix="give the probe a source that was not filtered by label",
             )
+        _varied("source", self._raw_source)
         self._raw_further = np.zeros((0, self._raw_source.shape[1]))
         if unlabelled is not None:
             further = _matrix("unlabelled", unlabelled, self._raw_source.shape[1])
-            self._raw_further = further[_sample(len(further), max_rows, rng)]
+            self._raw_further = draw_rows(further, max_rows, rng)
         self._ready: _Pair | None = None
 
     def probe(
@@ -111,7 +114,7 @@ class PreparedPair:
         width = self._raw_source.shape[1]
         rows = np.zeros((0, width)) if labelled is None else _matrix("labelled", labelled, width)
         names = _names("labels", [] if labels is None else labels, len(rows))
-        keep = _sample(len(rows), self.max_rows, np.random.default_rng(self.seed))
+        keep = draw_numbers(len(rows), self.max_rows, np.random.default_rng(self.seed))
         rows, names = rows[keep], names[keep]
         if len(rows) + len(self._raw_further) < 2:
             raise DataError(
@@ -120,6 +123,7 @@ class PreparedPair:
                 found=str(len(rows) + len(self._raw_further)),
                 fix="give unlabelled target texts: they need no labels",
             )
+        _varied("target", np.vstack([self._raw_further, rows]))
         pair = self._pair(names, rows)
         figures = None
         if len(rows):
@@ -145,10 +149,17 @@ class PreparedPair:
         )
 
     def _pair(self, names: Array, rows: Array) -> _Pair:
-        """The prepared pair, kept while labels bring no new class and there are unlabelled texts."""
-        classes = np.unique(np.concatenate([self._names, names.astype(self._names.dtype, copy=False)]))
+        """The prepared pair, kept while the classes stay the same and there are unlabelled texts."""
+        if len(names) and (names.dtype.kind == "U") != (self._names.dtype.kind == "U"):
+            raise DataError(
+                "the labels of source and target cannot be compared",
+                expected=f"classes such as {self._names[0].item()!r}, as in the source",
+                found=repr(names[0].item()),
+                fix="give both sides names, or both sides numbers",
+            )
+        classes = np.unique(np.concatenate([self._names, names]) if len(names) else self._names)
         if len(self._raw_further) >= MIN_AGREEMENT_ROWS:
-            if self._ready is None or len(self._ready.classes) != len(classes):
+            if self._ready is None or not np.array_equal(self._ready.classes, classes):
                 self._ready = _Pair(
                     self._raw_source, self._names, self._raw_further, self._raw_further, classes
                 )
@@ -227,7 +238,19 @@ def _matrix(name: str, value: Array, width: int | None = None) -> Array:
     return array
 
 
+def _varied(side: str, rows: Array) -> None:
+    """Refuse rows that are all the same, but for what float32 leaves: no probe tells their classes apart."""
+    if np.ptp(rows, axis=0).max(initial=0.0) <= 1e-6 * np.abs(rows).max(initial=0.0):
+        raise DataError(
+            f"the texts of the {side} all look the same to the encoder",
+            expected="texts that differ",
+            found=f"{len(rows)} rows with the same embedding",
+            fix="check that the column of texts is the right one, and that they are not empty",
+        )
+
+
 def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:
+    """The labels as strings or as int64; booleans are 0 and 1."""
     array = np.asarray(value)
     if array.ndim != 1 or len(array) != rows:
         raise DataError(
@@ -236,16 +259,14 @@ def _names(name: str, value: Sequence[Any] | Array, rows: int) -> Array:
             found=f"shape {array.shape}",
             fix="check both",
         )
-    if array.dtype.kind == "f" and rows:
-        if not np.isfinite(array).all() or (array != np.round(array)).any():
-            raise DataError(
-                f"{name} holds ratings or missing values, not classes",
-                expected="class numbers or names",
-                found=f"{array[(array != np.round(array)) | ~np.isfinite(array)][0]}",
-                fix="probe ratings by their bins, for example negative / positive; drop rows without a label",
-            )
-        array = array.astype(np.int64)
-    return array.astype(str) if array.dtype.kind in "OU" else array
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
+        raise DataError(
+            f"{name} holds ratings or missing values, not classes",
+            expected="class numbers or names",
+            found=f"{array[(array != np.round(array)) | ~np.isfinite(array)][0]}",
+            fix="probe ratings by their bins, for example negative / positive; drop rows without a label",
+        )
+    return array.astype(np.int64 if array.dtype.kind in "fiub" else str)
 
 
 def _overlap(shared: int) -> tuple[str, ...]:
@@ -262,7 +283,3 @@ def _rows_in(rows: Array, others: Array) -> Array:
     """Which of the rows also stand in ``others``, bit for bit."""
     seen = {row.tobytes() for row in others}
     return np.array([row.tobytes() in seen for row in rows], dtype=bool)
-
-
-def _sample(rows: int, most: int, rng: np.random.Generator) -> Array:
-    return np.arange(rows) if rows <= most else np.sort(rng.choice(rows, most, replace=False))

@@ -85,7 +85,10 @@ def _place(report: ShiftReport) -> tuple[bool, float, float, float]:
 
 
 def reaches(reports: Sequence[ShiftReport], level: str) -> bool:
-    """Whether the best source's risk is ``level`` or above: then no source is safe to take."""
+    """Whether the risk of the source ranked first, the one to take, is ``level`` or above.
+
+    A source ranked lower, with a smaller gain, may still be safer.
+    """
     risk = reports[0].risk
     return risk is not None and LEVELS.index(risk.level) >= LEVELS.index(level)
 

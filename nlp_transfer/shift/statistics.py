@@ -17,6 +17,7 @@ from nlp_transfer.numeric.divergence import (
     proxy_a_distance,
     sliced_wasserstein,
 )
+from nlp_transfer.numeric.draws import draw_rows
 from nlp_transfer.numeric.mmd import MMDResult, mmd_test
 from nlp_transfer.numeric.weights import LabelShift, black_box_shift
 from nlp_transfer.shift.linear import encode, fit_ridge, predictions
@@ -94,7 +95,7 @@ def distances(x: Array, y: Array, *, permutations: int = 200, seed: int = 0) -> 
     Cost: that of each distance times its permutations: about 5 s for 2,000 + 2,000 rows of 384 on two cores.
     """
     rng = np.random.default_rng(seed)
-    x, y = (_at_most(side, DISTANCE_ROWS, rng) for side in (x, y))
+    x, y = (draw_rows(side, DISTANCE_ROWS, rng) for side in (x, y))
     out = []
     if min(len(x), len(y)) >= 10:
         out.append(_proxy_a(x, y, seed))
@@ -305,7 +306,3 @@ def estimate_label_shares(
         },
     )
     return statistic, found
-
-
-def _at_most(rows: Array, count: int, rng: np.random.Generator) -> Array:
-    return rows if len(rows) <= count else rows[np.sort(rng.choice(len(rows), count, replace=False))]

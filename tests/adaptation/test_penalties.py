@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 
 from nlp_transfer.adaptation.penalties import (
     Cdan,
@@ -17,6 +18,7 @@ from nlp_transfer.adaptation.penalties import (
     ramp,
     reverse_gradient,
 )
+from nlp_transfer.numeric.mmd import mmd2
 
 
 def drawn(rows=6, size=4, seed=0, shift=0.0):
@@ -70,6 +72,30 @@ def test_joint_mmd_multiplies_the_kernels_of_its_parts():
     kernel = gaussians([0.7, 2.0])
     expected = naive_mmd2(x, y, lambda a, b: kernel(a[:3], b[:3]) * kernel(a[3:], b[3:]))
     assert joint_mmd2(parts, bandwidths=[0.7, 2.0]).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "metric", "similarity"),
+    [
+        ("rbf", "euclidean", lambda distance, width: math.exp(-(distance**2) / (2 * width**2))),
+        ("laplacian", "cityblock", lambda distance, width: math.exp(-distance / width)),
+    ],
+)
+def test_joint_bandwidths_are_medians_of_the_kernels_own_distance(kernel, metric, similarity):
+    """An even number of pairs has two middle distances; as in mmd2 the lower one counts."""
+    parts = [torch.nn.functional.normalize(drawn(8, 384, seed=1), dim=1), drawn(8, 2, seed=2)]
+
+    def own(rows):
+        distances = np.sort(pdist(rows, metric))
+        widths = distances[(len(distances) - 1) // 2] * np.array([8**-0.5, 1.0, 8**0.5])
+        return lambda a, b: np.mean([similarity(pdist([a, b], metric)[0], width) for width in widths])
+
+    first, second = (own(part.numpy()) for part in parts)
+    x, y = (np.hstack([part.numpy()[half::2] for part in parts]) for half in (0, 1))
+    expected = naive_mmd2(x, y, lambda a, b: first(a[:384], b[:384]) * second(a[384:], b[384:]))
+    assert joint_mmd2(parts, kernel).item() == pytest.approx(expected, rel=1e-5)
+    alone = joint_mmd2(parts[:1], kernel).item()
+    assert alone == pytest.approx(mmd2(parts[0][0::2], parts[0][1::2], kernel=kernel).item(), rel=1e-5)
 
 
 def test_joint_mmd_sees_what_marginals_do_not():

@@ -86,6 +86,20 @@ def test_a_source_that_contradicts_the_target_is_left_out(files):
     assert "source" not in found.recipe
 
 
+@pytest.mark.parametrize(("classes", "labelled"), [(1, False), (1, True), (30, False)])
+def test_a_source_without_classes_is_refused_before_any_work(files, tmp_path, classes, labelled):
+    """The encoder is not even looked for."""
+    names = ["positive", *(f"class {number}" for number in range(1, classes))]
+    rows = [{"text": f"great film {n}", "label": names[n % classes]} for n in range(60)]
+    bare = [{"text": f"a dull book {n}"} for n in range(60)]
+    for name, part in (("odd", rows), ("bare", bare)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    target = files["target"] if labelled else str(tmp_path / "bare.jsonl")
+    model = ModelOptions(name=str(tmp_path / "no-encoder"))
+    with pytest.raises(DataError, match=r"(?s)nothing can be learned from source odd.*at least two classes"):
+        make_plan([str(tmp_path / "odd.jsonl")], target, model=model, strategies=["frozen"])
+
+
 def test_the_recipe_of_fine_tuning_runs_and_limits_rule_options_out(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = plan(files, "near", strategies=["lora"], max_samples=100)

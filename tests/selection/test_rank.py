@@ -8,9 +8,10 @@ from transformers import AutoTokenizer
 
 from nlp_transfer.cli import main
 from nlp_transfer.data.options import SAMPLE_FOLDER
+from nlp_transfer.errors import OutputError
 from nlp_transfer.numeric.layer_choice import best_layer, selection_optimism
 from nlp_transfer.numeric.transferability import SCORES
-from nlp_transfer.selection.rank import rank_models
+from nlp_transfer.selection.rank import Ranking, rank_models
 from tests.tiny import tiny_model
 from tests.translators import tiny_translator
 
@@ -42,6 +43,21 @@ def test_a_trained_encoder_ranks_above_random_weights_and_a_failure_stops_nothin
     page = output.with_suffix(".html").read_text()
     assert REAL in page
     assert "Could not be judged" in page
+
+
+@pytest.mark.parametrize("name", ["r.html", "r", "r.JSONL", "r.json.html", ""])
+def test_figures_go_to_a_json_file_and_nothing_is_done_before_that_is_clear(name, tmp_path, capsys):
+    command = ["rank", "--target", str(tmp_path / "missing.jsonl"), "--models", "no/such"]
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--output", str(tmp_path / name)])
+    assert stop.value.code == 2
+    assert "ends in .json" in capsys.readouterr().err
+    ranking = Ranking("missing", "classification", 0, "linear_probe", [])
+    with pytest.raises(OutputError, match=r"ends in \.json"):
+        ranking.write(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    assert ranking.write(tmp_path / "r.JSON") == tmp_path / "r.html"
+    assert {path.name for path in tmp_path.iterdir()} == {"r.JSON", "r.html"}
 
 
 def test_the_best_layer_is_named_and_its_score_corrected(noise):

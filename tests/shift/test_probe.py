@@ -8,9 +8,18 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift.linear import Fitted, encode, fit_ridge, margins, plain_prior, stratified_folds
+from nlp_transfer.shift.linear import (
+    Fitted,
+    correct,
+    encode,
+    fit_ridge,
+    margins,
+    plain_prior,
+    predictions,
+    stratified_folds,
+)
 from nlp_transfer.shift.probe import PreparedPair, run_probe
-from nlp_transfer.shift.risk import flatten
+from nlp_transfer.shift.risk import assess, flatten
 
 WIDTH = 12
 
@@ -126,6 +135,26 @@ def test_margins_are_positive_where_right():
     np.testing.assert_allclose(margins(scores, labels), [0.3, -0.6])
 
 
+def test_classes_that_tie_share_the_prediction():
+    scores = np.array([[0.2, 0.5, 0.5], [0.0, 1e-16, 0.0], [0.9, 0.1, 0.3], [0.9, 0.1, 0.3]])
+    np.testing.assert_allclose(correct(scores, np.array([1, 2, 0, 2])), [1 / 2, 1 / 3, 1, 0])
+    np.testing.assert_array_equal(predictions(scores), [1, 0, 0, 0])
+    np.testing.assert_allclose(
+        correct(np.array([[0.0], [-1e-17], [0.3]]), np.array([0, 1, 1])), [0.5, 0.5, 1]
+    )
+
+
+def test_a_source_that_is_undecided_on_the_target_is_as_good_as_a_guess():
+    """The class moves the first coordinate, in which all target rows lie half way; no shift of domains."""
+    sx, y = np.tile([[1.0, 0.5], [1.0, -0.5], [-1.0, 0.5], [-1.0, -0.5]], (50, 1)), np.arange(40) % 2
+    tx = np.stack([np.zeros(40), np.where(np.arange(40) % 4 < 2, 0.5, -0.5)], 1)
+    found = run_probe(sx, (sx[:, 0] > 0).astype(int), labelled=tx, labels=y, unlabelled=tx)
+    assert found.label_free.source_accuracy == 1
+    assert found.labelled.zero_shot.estimate == pytest.approx(0.5)
+    assert found.label_free.prior_shift == pytest.approx(0, abs=1e-9)
+    assert assess(found).level != "high"
+
+
 def test_no_shift_source_helps_little_data():
     sx, sy = domain(600, 10)
     tx, ty = domain(20, 11)
@@ -234,6 +263,52 @@ def test_string_labels_and_a_class_that_the_source_lacks():
     assert "mixed" in " ".join(found.notes)
 
 
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (["neg", "pos"], ["neg", "neutral"]),
+        (["1", "2", "3", "4", "5"], ["1", "10"]),
+        (["bad", "good"], ["bad", "goodish"]),
+    ],
+)
+def test_long_class_names_stay_apart_from_the_source_s(source, target):
+    """The same figures as with numbers in the same order: names are names, however long."""
+    sx, tx = domain(200, 40)[0], domain(40, 41)[0]
+    theirs, ours = np.resize(target, 40), np.resize(source, 200)
+    known = sorted({*source, *target})
+    numbers = [np.array([known.index(name) for name in side]) for side in (ours, theirs)]
+    found = run_probe(sx, ours, labelled=tx, labels=theirs, unlabelled=tx)
+    expected = run_probe(sx, numbers[0], labelled=tx, labels=numbers[1], unlabelled=tx)
+    assert found.n_classes == len(known)
+    assert flatten(found) == flatten(expected)
+    assert f"class(es) {target[1]}:" in " ".join(found.notes)
+
+
+def test_a_prepared_pair_takes_labels_with_another_new_class():
+    (sx, sy), tx = domain(200, 42), domain(60, 43)[0]
+    names = np.array(["bad", "good"])[sy]
+    pair = PreparedPair(sx, names, tx)
+    for extra in ("aaaaa", "zzzzz", "good"):
+        labels = np.resize(["bad", extra], 60)
+        fresh = run_probe(sx, names, labelled=tx, labels=labels, unlabelled=tx)
+        assert flatten(pair.probe(tx, labels)) == flatten(fresh)
+
+
+def test_booleans_are_zero_and_one():
+    (sx, sy), (tx, ty) = domain(200, 44), domain(60, 45, classes=3)
+    found = run_probe(sx, sy == 1, labelled=tx, labels=ty, unlabelled=tx)
+    assert flatten(found) == flatten(run_probe(sx, sy, labelled=tx, labels=ty, unlabelled=tx))
+    assert found.n_classes == 3
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_names_are_not_compared_with_numbers(turned):
+    (sx, sy), (tx, ty) = domain(200, 46), domain(60, 47)
+    ours, theirs = (sy.astype(str), ty) if turned else (sy, ty.astype(str))
+    with pytest.raises(DataError, match=r"(?s)cannot be compared.*both sides numbers"):
+        run_probe(sx, ours, labelled=tx, labels=theirs, unlabelled=tx)
+
+
 def test_same_seed_same_figures_and_prepared_pair_is_reusable():
     sx, sy = domain(250, 32)
     tx, ty = domain(120, 33)
@@ -273,6 +348,13 @@ def test_result_is_frozen():
         ({"source_labels": np.zeros(59, dtype=int)}, "does not fit"),
         ({"labelled": np.zeros((4, WIDTH)), "labels": [0, 1]}, "does not fit"),
         ({"source": np.zeros(60)}, "embeddings"),
+        ({"source": np.zeros((60, WIDTH))}, "texts of the source all look the same"),
+        ({"source": np.full((60, WIDTH), 0.3)}, "texts of the source all look the same"),
+        ({"unlabelled": np.full((5, WIDTH), 0.3)}, "texts of the target all look the same"),
+        (
+            {"unlabelled": None, "labelled": np.ones((4, WIDTH)), "labels": [0, 1, 0, 1]},
+            "texts of the target",
+        ),
     ],
 )
 def test_bad_input_is_refused(change, message):

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.reporting.html import shift_page
 from nlp_transfer.reporting.summary import print_shift_reports
 from nlp_transfer.shift.command import shift_of_files
+from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.ranking import reaches, write_reports
 from nlp_transfer.shift.report import shift_report
 from nlp_transfer.shift.rows import draw, load_side
@@ -333,9 +335,19 @@ def test_exit_code_3_where_the_risk_is_reached(files, words, monkeypatch):
     ],
 )
 def test_levels_are_ordered(report, level, threshold, expected):
-    from dataclasses import replace
-
     assert reaches([replace(report, risk=replace(report.risk, level=level))], threshold) is expected
+
+
+@pytest.mark.parametrize(("gains", "code"), [((0.011, 0.010), 3), ((0.010, 0.011), 0)])
+def test_of_several_sources_the_one_ranked_first_is_judged(files, words, report, monkeypatch, gains, code):
+    made = {}
+    for name, gain, level in zip(("flipped", "books"), gains, ("high", "low"), strict=True):
+        made[name] = replace(
+            report, risk=replace(report.risk, level=level, predicted_gain=Figure(*[gain] * 3))
+        )
+    monkeypatch.setattr("nlp_transfer.shift.ranking.shift_report", lambda source, *_, **__: made[source.name])
+    call = ["shift", "--target", files["pans"], *(f"--source={files[name]}" for name in made)]
+    assert run(*call, "--fail-on", "high") == code
 
 
 def test_fail_on_needs_labels_and_says_so_before_any_work(files, words, capsys):

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import binom
 
 from nlp_transfer.numeric.mmd import mmd_test
 from nlp_transfer.shift.statistics import (
@@ -12,7 +14,7 @@ from nlp_transfer.shift.statistics import (
     label_shift_statistic,
     mmd_statistic,
 )
-from nlp_transfer.shift.vocabulary import count, divergence, vocabulary_statistics
+from nlp_transfer.shift.vocabulary import Counts, count, divergence, token_divergence, vocabulary_statistics
 
 
 def by_name(items):
@@ -195,6 +197,23 @@ def test_token_divergence_stands_beside_its_baseline():
     ]
     assert item.p_value > 0.05
     assert item.value == pytest.approx(item.detail["within_domain"], abs=0.01)
+
+
+def test_p_values_of_the_token_divergence_are_uniform_without_a_shift():
+    """Of 150 pairs from one domain, a share of q has p <= q: within the 99.9 % range of a binomial."""
+    shares = np.random.default_rng(0).dirichlet(np.full(60, 0.3))
+    found = []
+    for seed in range(150):
+        rng = np.random.default_rng([1, seed])
+        sides = [csr_matrix(rng.multinomial(15, shares, size=size)) for size in (14, 19)]
+        found.append(token_divergence(*(Counts(side, side) for side in sides), permutations=19, seed=seed))
+    p_values = np.array([item.p_value for item in found])
+    for level in (0.05, 0.1, 0.25, 0.5, 0.75, 0.9):
+        low, high = binom.interval(0.999, 150, level)
+        assert low <= (p_values <= level + 1e-9).sum() <= high, level
+    inside = sum(item.interval[0] <= item.value <= item.interval[1] for item in found)
+    # The range ends between the first and the second of 19 draws: 1 to 2 in 20 lie beyond either end.
+    assert binom.interval(0.999, 150, 0.8)[0] <= inside <= binom.interval(0.999, 150, 0.9)[1]
 
 
 def test_tokens_per_word_and_lengths():
