@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.data.domains import DomainData
+from nlp_transfer.errors import DataError
 from nlp_transfer.models.load import ModelOptions, locate
 from nlp_transfer.shift.report import SCHEMA_VERSION, ShiftReport, shift_report
 
@@ -88,9 +89,18 @@ def reaches(reports: Sequence[ShiftReport], level: str) -> bool:
     """Whether the risk of the source ranked first, the one to take, is ``level`` or above.
 
     A source ranked lower, with a smaller gain, may still be safer.
+
+    Raises:
+        DataError: its risk is not known, as of a source with one class.
     """
     risk = reports[0].risk
-    return risk is not None and LEVELS.index(risk.level) >= LEVELS.index(level)
+    if risk is None:
+        raise DataError(
+            f"there is no risk to judge: {reports[0].source.name} has no forecast",
+            expected="a source with labels of two classes or more",
+            fix="leave out --fail-on, or give the source its labels",
+        )
+    return LEVELS.index(risk.level) >= LEVELS.index(level)
 
 
 def write_reports(reports: Sequence[ShiftReport], folder: Path) -> Path:

@@ -356,6 +356,14 @@ def test_fail_on_needs_labels_and_says_so_before_any_work(files, words, capsys):
     assert words.asked == []
 
 
+def test_fail_on_does_not_pass_a_source_without_a_forecast(files, words, tmp_path, capsys):
+    good = write(tmp_path / "good.jsonl", rows("books", 60, share=1.0))
+    call = ["shift", "--source", good, "--target", files["pans"], "--permutations", "9"]
+    assert run(*call) == 0
+    assert run(*call, "--fail-on", "high") == 2
+    assert "no risk to judge" in capsys.readouterr().err
+
+
 def test_a_recipe_gives_source_target_strategy_and_seed(files, words, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
