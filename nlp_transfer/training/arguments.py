@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from nlp_transfer.arguments import training_fields
+from nlp_transfer.console import notice
 from nlp_transfer.errors import Problem, RecipeError, did_you_mean
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.processes import wants_cpu
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
     from nlp_transfer.strategies import Strategy
     from nlp_transfer.tasks.base import Task
 
+FEWEST_TO_CHOOSE = 50
+"""Validation rows from which the best checkpoint is told from the others."""
+
 
 def training_arguments(
-    recipe: Recipe, task: Task, strategy: Strategy, folder: Path, *, evaluates: bool
+    recipe: Recipe, task: Task, strategy: Strategy, folder: Path, *, evaluates: bool, chooses: bool = True
 ) -> TrainingArguments:
     """Our defaults, under the strategy's needs, under the recipe's ``training:`` values.
 
@@ -32,6 +36,7 @@ def training_arguments(
         strategy: decides the learning rate, where the recipe does not.
         folder: of the phase's checkpoints.
         evaluates: whether there are validation rows.
+        chooses: whether these are enough to choose the best checkpoint by, where the recipe does not say.
 
     Raises:
         RecipeError: the values contradict each other, or a tracker is not installed.
@@ -58,7 +63,7 @@ def training_arguments(
         **strategy.trainer_defaults(),
     }
     if evaluates:
-        values |= _evaluation_defaults(wanted, task)
+        values |= _evaluation_defaults(wanted, task) | ({} if chooses else {"load_best_model_at_end": False})
     else:
         for name in ("eval_strategy", "load_best_model_at_end"):
             wanted.pop(name, None)
@@ -75,6 +80,23 @@ def training_arguments(
     _check_trackers(arguments)
     _check_metric(arguments, task)
     return arguments
+
+
+def chooses_checkpoint(recipe: Recipe, phase: str, rows: int) -> bool:
+    """Whether the best checkpoint is to be kept, and not the last one.
+
+    A few rows that were split off train cannot tell checkpoints apart: the best of ten epochs on ten rows is
+    often one of the first. Who gives validation rows, names a metric or stops early by them, wants the best.
+    """
+    given = recipe.target.given("validation") or (recipe.source and recipe.source.given("validation"))
+    asked = {"load_best_model_at_end", "metric_for_best_model"} & recipe.training.keys()
+    if rows >= FEWEST_TO_CHOOSE or given or asked or recipe.early_stopping is not None:
+        return True
+    notice(
+        f"{phase} validation: {rows} rows are too few to choose a checkpoint by; the last one is kept "
+        "(give target.validation, or set training.load_best_model_at_end=true)"
+    )
+    return False
 
 
 def _evaluation_defaults(wanted: dict[str, Any], task: Task) -> dict[str, Any]:

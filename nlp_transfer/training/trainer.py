@@ -20,7 +20,7 @@ from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.tasks.encoding import EncodedStream
 from nlp_transfer.tasks.pairs import TokenBatches, split_batch
 from nlp_transfer.training.adapt import make_ready
-from nlp_transfer.training.arguments import training_arguments
+from nlp_transfer.training.arguments import chooses_checkpoint, training_arguments
 from nlp_transfer.training.callbacks import (
     LengthGroupedOrder,
     Progress,
@@ -300,7 +300,8 @@ def _trainer(
     recipe, task, strategy = setup.recipe, setup.task, setup.strategy
     evaluates = phase.validation is not None
     folder = setup.folder.checkpoints(phase.name)
-    arguments = training_arguments(recipe, task, strategy, folder, evaluates=evaluates)
+    chooses = phase.validation is None or chooses_checkpoint(recipe, phase.name, len(phase.validation))
+    arguments = training_arguments(recipe, task, strategy, folder, evaluates=evaluates, chooses=chooses)
     for name, value in fields.items():
         setattr(arguments, name, value)
     checkpoint = from_main(lambda: last_checkpoint(folder)) if resume else None

@@ -282,3 +282,23 @@ def test_figures_are_valid_json(make_recipe):
     train(recipe)
     text = (Path(recipe.output_dir) / "metrics.json").read_text("utf-8")
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in metrics.json"))
+
+
+def test_a_few_rows_split_off_do_not_choose_the_checkpoint(make_recipe, data, capsys):
+    """Three rows, the same accuracy at each epoch: the last weights are kept, or the first, as the best."""
+    saved = {}
+
+    def keep(state, model, **_):
+        saved[state.global_step] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def kept(recipe):
+        saved.clear()
+        train(recipe, callbacks=[Record(on_save=keep)])
+        final = {key.split(":")[1]: value for key, value in weights(recipe.output_dir).items()}
+        return [step for step, at in saved.items() if all(torch.equal(at[k], v) for k, v in final.items())]
+
+    alone = {"target": {"train": data["target.train"]}, "training": {"num_train_epochs": 3}}
+    assert kept(make_recipe(name="few", **alone)) == [3]
+    assert "too few to choose a checkpoint by" in capsys.readouterr().err
+    assert kept(make_recipe("training.load_best_model_at_end=true", name="asked", **alone)) == [1]
+    assert "too few" not in capsys.readouterr().err
