@@ -221,7 +221,7 @@ def write_merged(job: Job) -> dict[str, Any]:
     loaded, task = job.loaded, job.loaded.task
     task.save_model(loaded.model, job.folder)
     loaded.tokenizer.save_pretrained(job.folder)
-    write_json(job.folder / TASK_FILE, {"task": task.kind, **task.describe()})
+    write_json(job.folder / TASK_FILE, job.loaded.describe())
     again = load_model(job.folder)
     again.model.float().cpu()
     if task.kind != "sentiment":
@@ -251,16 +251,15 @@ def write_onnx(job: Job) -> dict[str, Any]:
 def write_ctranslate2(job: Job) -> dict[str, Any]:
     """A folder for ``ctranslate2.Translator``, with the tokenizer; its translations compared."""
     from nlp_transfer.models import ct2
-    from nlp_transfer.models.load import resolve_max_length
     from nlp_transfer.tasks.base import TASK_FILE
     from nlp_transfer.training.artifacts import write_json
 
     loaded, task = job.loaded, job.loaded.task
     settings = ct2.convert(loaded.model, loaded.tokenizer, job.folder, quantization=job.quantization)
     loaded.tokenizer.save_pretrained(job.folder)
-    write_json(job.folder / TASK_FILE, {"task": task.kind, **task.describe(), "format": "ctranslate2"})
+    write_json(job.folder / TASK_FILE, {**loaded.describe(), "format": "ctranslate2"})
     prefix = getattr(task, "prefix", "")
-    length = resolve_max_length(loaded.tokenizer, loaded.model.config, None)
+    length = loaded.max_length
 
     def translate(texts: list[str]) -> list[str]:
         return ct2.translate(

@@ -77,10 +77,7 @@ def token_rows(loaded: TextModel, texts: list[str]) -> list[dict[str, NDArray]]:
     """Ids and mask [1, tokens] of each text, as they are in prediction."""
     import numpy as np
 
-    from nlp_transfer.models.load import resolve_max_length
-
-    length = resolve_max_length(loaded.tokenizer, loaded.model.config, None)
-    found = loaded.tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+    found = loaded.tokenizer(texts, truncation=True, max_length=loaded.max_length)["input_ids"]
     rows = [np.asarray([row or [loaded.tokenizer.pad_token_id]], dtype=np.int64) for row in found]
     return [{"input_ids": row, "attention_mask": np.ones_like(row)} for row in rows]
 
@@ -136,7 +133,6 @@ def compare_logits(
 
 def translations(loaded: TextModel, texts: list[str]) -> list[str]:
     """What a model in torch writes, in float32."""
-    from nlp_transfer.models.load import resolve_max_length
     from nlp_transfer.models.seq2seq import translate
 
     task: Any = loaded.task
@@ -145,7 +141,7 @@ def translations(loaded: TextModel, texts: list[str]) -> list[str]:
         loaded.tokenizer,
         texts,
         prefix=task.prefix,
-        max_length=resolve_max_length(loaded.tokenizer, loaded.model.config, None),
+        max_length=loaded.max_length,
         max_new_tokens=task.options.max_new_tokens,
         num_beams=loaded.model.generation_config.num_beams or 1,
         bf16=False,

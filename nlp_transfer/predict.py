@@ -32,10 +32,24 @@ class TextModel:
     Attributes:
         model, tokenizer: the transformers objects.
         task: what it was trained for; knows the labels.
+        max_length: tokens of a text that are read: what it was trained with, unless given.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        max_length: int | None = None,
+    ) -> None:
+        from nlp_transfer.models.load import resolve_max_length
+
         self.model, self.tokenizer, self.task = model, tokenizer, task
+        self.max_length = resolve_max_length(tokenizer, model.config, max_length)
+
+    def describe(self) -> dict[str, Any]:
+        """What is written beside the weights, to load them by: task and length."""
+        return {"task": self.task.kind, "max_length": self.max_length, **self.task.describe()}
 
     @calm()
     def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -45,19 +59,13 @@ class TextModel:
             for classes ``{"label", "score", "probabilities"}``, for ratings ``{"rating"}``, for translation
             ``{"translation"}``.
         """
-        from nlp_transfer.models.load import resolve_max_length
-
         if not len(texts):
             return []
-        length = resolve_max_length(self.tokenizer, self.model.config, None)
-        return self.task.predict(self.model, self.tokenizer, texts, length)
+        return self.task.predict(self.model, self.tokenizer, texts, self.max_length)
 
     def outputs(self, rows: Dataset) -> Any:
         """What the model says of labelled rows, before it is scored; see ``Task.outputs``."""
-        from nlp_transfer.models.load import resolve_max_length
-
-        length = resolve_max_length(self.tokenizer, self.model.config, None)
-        return self.task.outputs(self.model, self.tokenizer, rows, length)
+        return self.task.outputs(self.model, self.tokenizer, rows, self.max_length)
 
 
 @calm()
@@ -110,7 +118,7 @@ def load_model(run: str | Path) -> TextModel:
     if torch.cuda.is_available():
         model.to("cuda")  # type: ignore[arg-type]
     task = task_class.from_model(model.config, saved).settle(tokenizer, model.config)
-    return TextModel(model, tokenizer, task)
+    return TextModel(model, tokenizer, task, saved.get("max_length"))
 
 
 def _refuse_export(run: str | Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from nlp_transfer.console import calm, is_main_process, notice, warn
 from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.errors import Problem, RecipeError
+from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.plain_json import plain
 from nlp_transfer.processes import from_main, start_processes
 from nlp_transfer.recipe import Recipe
@@ -362,7 +363,8 @@ def _write(setup: Setup, trained: Trained, result: RunResult) -> None:
     def save(path: Path) -> None:
         setup.task.save_model(trained.model, path)
         setup.tokenizer.save_pretrained(path)
-        write_json(path / TASK_FILE, {"task": setup.task.kind, **setup.task.describe()})
+        length = resolve_max_length(setup.tokenizer, trained.model.config, recipe.model.max_length)
+        write_json(path / TASK_FILE, {"task": setup.task.kind, "max_length": length, **setup.task.describe()})
 
     folder.save_model(save)
     fingerprints = {role: data.fingerprints for role, data in setup.domains.items()}

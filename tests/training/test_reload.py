@@ -107,3 +107,17 @@ def test_a_run_is_a_start_for_another_run(make_recipe):
     train(first)
     second = make_recipe(f"model.name={first.output_dir}", name="second", strategy={"kind": "frozen"})
     assert 0 <= train(second).score() <= 1
+
+
+@pytest.mark.parametrize("length", [6, 40])
+def test_texts_are_cut_where_they_were_cut_in_training(length, make_recipe):
+    """A text and its beginning are the same text to the model, and what lies behind does not count."""
+    recipe = make_recipe(f"model.max_length={length}", "training.max_steps=2")
+    train(recipe)
+    loaded = load_model(recipe.output_dir)
+    assert loaded.max_length == length
+    words = ["great", "dull"] * 60
+    text, other = " ".join(words), " ".join([*words[:length], *["awful"] * 60])
+    near = " ".join([*words[: length // 2], *["awful"] * 60])
+    first, second, third = (row["score"] for row in loaded.predict([text, other, near]))
+    assert first == second != third
