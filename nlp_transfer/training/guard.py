@@ -186,7 +186,12 @@ def _sentence(
     if verdict == "helped":
         return f"{source} helped on {target}: {figures}, against {against}."
     if verdict == "hurt":
-        return f"{source} hurt on {target}: {figures}, against {against}."
+        text = f"{source} hurt on {target}: {figures}, against {against}."
+        if not evidence.like and evidence.kind != TARGET_ONLY:
+            text += (
+                " A short fine-tuning alone may explain it; guard.baseline=target_only tells the two apart."
+            )
+        return text
     text = f"No evidence that {source} helped or hurt on {target}: {figures}, against {against}."
     better = _better(gain, finer)
     if better and evidence.kind == TARGET_ONLY:

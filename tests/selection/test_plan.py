@@ -138,10 +138,13 @@ def test_the_command_prints_the_answer(files, capsys, tmp_path):
 
 
 def test_figures_of_fine_tuning_lie_on_the_line_between_what_was_measured():
-    (few, low), (many, high) = FINE_TUNING["lora"]
-    assert fine_tuning_gain("lora", few) == pytest.approx(low)
-    assert fine_tuning_gain("lora", many) == pytest.approx(high)
-    assert fine_tuning_gain("lora", int(np.sqrt(few * many))) == pytest.approx((low + high) / 2, abs=1e-3)
+    for strategy, known in FINE_TUNING.items():
+        for rows, gain in known.items():
+            assert fine_tuning_gain(strategy, rows) == pytest.approx(gain)
+        few, many = list(known)[:2]
+        middle = fine_tuning_gain(strategy, round(np.sqrt(few * many)))
+        assert middle == pytest.approx((known[few] + known[many]) / 2, abs=1e-3)
+        assert fine_tuning_gain(strategy, 1) == known[few]
 
 
 def test_what_weighting_adds_is_shrunk_by_its_error():
