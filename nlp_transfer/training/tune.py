@@ -256,12 +256,12 @@ def _batching(
 
 
 def _encode(setup: Setup, rows: Dataset | StreamedRows, max_length: int, name: str) -> Any:
-    """Encode rows and warn when many texts are cut; streamed rows are encoded as they are drawn."""
+    """Encode rows and warn when many training texts are cut; streamed rows are encoded as they are drawn."""
     if isinstance(rows, StreamedRows):
         return setup.task.encode_stream(rows, setup.tokenizer, max_length, name=name)
     encoded = main_first(lambda: setup.task.encode(rows, setup.tokenizer, max_length, name=name))
     cut = setup.task.truncation_rate(encoded)
-    if cut > TRUNCATION_WARNING:
+    if cut > TRUNCATION_WARNING and "validation" not in name:
         warn(
             f"{name}: {cut:.0%} of the texts are longer than {max_length} tokens and are cut "
             "(model.max_length)"
