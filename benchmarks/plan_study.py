@@ -17,6 +17,7 @@ import argparse
 import json
 import shutil
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ CHOICES = (
     ("lora", False, False),
     ("lora", True, False),
 )
-"""Strategy, with the source, weighted."""
+"""Strategy, with the source, weighted. LoRA with weighted rows is trained where the plan chose it."""
+WAYS = (False, True)
 
 
 def name_of(strategy: str, source: bool, weighted: bool) -> str:
@@ -155,7 +157,8 @@ def pair_row(work: Path, source: str, target: str) -> dict[str, Any]:
     files = write_files(work, source, target)
     plan = cell(work, f"{source}-{target}-plan", lambda: planned(files))
     found = {}
-    for choice in CHOICES:
+    own = next(choice for choice in product(STRATEGIES, WAYS, WAYS) if name_of(*choice) == plan["name"])
+    for choice in dict.fromkeys((*CHOICES, own)):
         name = name_of(*choice)
         run = work / "run"
         key = f"{source}-{target}-{name.replace(' ', '_').replace(',', '')}"
