@@ -38,8 +38,8 @@ class TextModel:
         self.model, self.tokenizer, self.task = model, tokenizer, task
 
     @calm()
-    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """One prediction a text, in order.
+    def predict(self, texts: str | Sequence[str]) -> list[dict[str, Any]]:
+        """One prediction a text, in order; a single string is one text.
 
         Returns:
             for classes ``{"label", "score", "probabilities"}``, for ratings ``{"rating"}``, for translation
@@ -47,6 +47,7 @@ class TextModel:
         """
         from nlp_transfer.models.load import resolve_max_length
 
+        texts = [texts] if isinstance(texts, str) else texts
         if not len(texts):
             return []
         length = resolve_max_length(self.tokenizer, self.model.config, None)
