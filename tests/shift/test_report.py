@@ -22,6 +22,9 @@ from tests.shift.domains import WordEncoder, rows, write
 NASTY = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> &amp; <b>bold</b>"
 
 
+PANS = rows("pans", 200, seed=1)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
@@ -145,6 +148,20 @@ def test_labels_without_a_class_in_common_are_not_compared(files):
     found = compare(files, "books", "stars")
     assert found.target.labels == 0
     assert any("no class in common" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize("count", [1, 20, 200])
+def test_target_labels_of_one_class_judge_nothing(files, tmp_path, count):
+    """The forecast is the one without labels, and one caveat says why."""
+    known = [row | ({"label": "positive"} if i < count else {"label": None}) for i, row in enumerate(PANS)]
+    places = files | {"one": write(tmp_path / "one.jsonl", known)}
+    found, blind = compare(places, "flipped", "one"), compare(places, "flipped", "one", target_labels=0)
+    assert found.risk == blind.risk
+    assert found.target.labels == 0
+    [told] = set(found.caveats) - set(blind.caveats)
+    assert f"one ({count}) are all 'positive'" in told
+    assert "correlation" not in " ".join(found.risk.reasons)
+    assert "np." not in " ".join(found.caveats)
 
 
 def test_zero_and_one_meet_negative_and_positive(files, report, tmp_path):
