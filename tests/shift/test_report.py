@@ -11,7 +11,7 @@ import pytest
 from nlp_transfer.cli import app, run_command
 from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.reporting.html import shift_page
-from nlp_transfer.reporting.summary import print_shift_reports
+from nlp_transfer.reporting.summary import print_shift, print_shift_reports, print_verdict
 from nlp_transfer.shift.command import shift_of_files
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.ranking import reaches, write_reports
@@ -319,6 +319,36 @@ def test_several_sources_are_ranked_by_the_forecast(files, words, tmp_path, caps
     print_shift_reports(reports, None)
     printed = capsys.readouterr().out
     assert printed.index("books") < printed.index("flipped")
+
+
+def test_notes_are_only_said_to_stand_where_they_do(files, report, capsys):
+    many = replace(report, caveats=tuple(f"caveat {number} ends." for number in range(6)))
+    for rest, shown, said in (
+        ("in metrics.json", 4, "2 more in metrics.json."),
+        (None, 6, None),
+    ):
+        print_shift(many, rest)
+        printed = capsys.readouterr().out
+        assert printed.count("Note: caveat") == shown
+        assert "report.json" not in printed
+        assert said is None or said in printed
+    print_shift_reports([many], None)
+    assert "2 more with --output FOLDER, in report.json" in " ".join(capsys.readouterr().out.split())
+    many.print()
+    assert capsys.readouterr().out.count("Note: caveat") == 6
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence", "line"),
+    [
+        ("no evidence", "No evidence that a helped.", "transfer: no evidence that a helped."),
+        ("not judged", "Not judged: no rows.", "transfer: not judged: no rows."),
+        ("hurt", "a hurt on b.", "transfer: hurt a hurt on b."),
+    ],
+)
+def test_a_verdict_is_said_once(verdict, sentence, line, capsys):
+    print_verdict({"verdict": verdict, "sentence": sentence})
+    assert " ".join(capsys.readouterr().out.split()) == line
 
 
 def test_the_command_writes_both_files_and_never_overwrites(files, words, tmp_path, capsys):
