@@ -101,7 +101,7 @@ def caveats(probe: ProbeResult, outside: Sequence[str]) -> tuple[str, ...]:
         )
     if outside:
         out.append(
-            "Outside of what was studied: " + "; ".join(outside) + ". Take the figures as a rough guide."
+            "Outside of what was studied: " + "; ".join(outside) + ". Take the forecast as a rough guide."
         )
     return tuple(out)
 
