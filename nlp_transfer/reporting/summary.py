@@ -44,9 +44,9 @@ def figure(metric: dict[str, Any] | None) -> str:
         return "-"
     digits = 1 if abs(metric["value"]) >= 2 and "signature" in metric else 3
     text = f"{metric['value']:.{min(4, digits + 1)}f}"
-    if metric.get("low") is None:
-        return text
-    return f"{text} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    if metric.get("low") is not None:
+        text += f" [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    return text.replace("-", words.MINUS)
 
 
 def human(number: int) -> str:

@@ -50,6 +50,7 @@ class Sample:
         labelled: texts with a label, as far as they were asked for; drawn too.
         labels: their classes, (len(labelled),).
         notes: what a reader has to know of the draw.
+        ratings: whether its labels are numbers: they are not used, for the probe learns classes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Sample:
     labelled: tuple[str, ...]
     labels: np.ndarray
     notes: tuple[str, ...] = ()
+    ratings: bool = False
 
     def shares(self) -> dict[str, float]:
         """Share of each class among the labels; empty without labels."""
@@ -118,6 +120,7 @@ def draw(data: DomainData, *, max_samples: int, seed: int, labels: int | None = 
         labelled=_texts([used["train"]], rows) if len(rows) else (),
         labels=names[rows],
         notes=notes,
+        ratings=data.objective == "regression",
     )
 
 
@@ -127,7 +130,7 @@ def _classes(data: DomainData, train: Dataset | None) -> tuple[np.ndarray, tuple
     if train is None or "label" not in train.column_names:
         return none, ()
     if data.objective == "regression":
-        return none, (f"{data.name} has ratings, and the probe learns classes: its labels are not used.",)
+        return none, ()
     names = np.array(train["label"][:], dtype=str)
     if len(np.unique(names)) > MOST_CLASSES:
         count = len(np.unique(names))

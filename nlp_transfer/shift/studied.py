@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nlp_transfer.errors import DataError
+from nlp_transfer.reporting.words import MINUS, percent, points
 from nlp_transfer.shift.probe import ProbeResult
 
 FROZEN_ONLY = ("contradiction", "gain_error", "combined_error")
@@ -197,6 +198,7 @@ def _range_text(name: str, value: float, low: float, high: float) -> str:
 
 def _in_unit(number: float, unit: str, *, large: bool) -> str:
     if unit == "%":
-        return f"{100 * number:.1f} %"
-    text = f"{100 * number:+.1f} points" if unit == "points" else f"{number:{',.0f' if large else '.3g'}}"
-    return text.replace("-", "\u2212")
+        return percent(number)
+    if unit == "points":
+        return f"{points(number)} points"
+    return f"{number:{',.0f' if large else '.3g'}}".replace("-", MINUS)

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.cli import app, run_command
+from nlp_transfer.data.domains import load_domain
+from nlp_transfer.data.options import place_options
 from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.reporting.html import shift_page
 from nlp_transfer.reporting.summary import print_shift, print_shift_reports, print_verdict
+from nlp_transfer.reporting.words import points
 from nlp_transfer.shift.command import shift_of_files
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.ranking import reaches, write_reports
@@ -142,6 +145,39 @@ def test_a_source_without_labels_has_no_forecast(files):
     assert any("no usable labels" in caveat for caveat in found.caveats)
     assert found.statistic("mmd2") is not None
     assert "No forecast" in found.to_html()
+
+
+def test_minus_is_one_sign_and_zero_has_none(files, report):
+    assert [points(value) for value in (-0.038, -0.0001, 0.0, 0.0001, 0.02)] == [
+        "\u22123.8",
+        "0.0",
+        "0.0",
+        "0.0",
+        "+2.0",
+    ]
+    bad = compare(files, "flipped", "pans")
+    assert bad.predicted_gain.estimate < 0
+    said = " ".join(bad.risk.reasons)
+    assert "\u2212" in said
+    assert not re.search(r"-\d", said)
+
+
+def test_ratings_have_no_forecast_and_are_not_called_missing(tmp_path, capsys):
+    stars = [row | {"label": 4.5 if row["label"] == "positive" else 1.5} for row in PANS]
+    options = place_options(write(tmp_path / "stars.jsonl", stars))
+    sides = (
+        load_domain(options, role=role, objective="regression", seed=1, need=())
+        for role in ("source", "target")
+    )
+    found = shift_report(*sides, embedder=WordEncoder(), permutations=20, seed=1)
+    assert found.risk is None
+    assert found.to_dict()["source"]["ratings"]
+    found.print()
+    for text in (" ".join(capsys.readouterr().out.split()), found.to_html()):
+        assert "No forecast: there is none for ratings" in text
+        assert "There is no forecast for ratings" in text
+        assert "no labels" not in text
+        assert "no usable labels" not in text
 
 
 def test_labels_without_a_class_in_common_are_not_compared(files):
