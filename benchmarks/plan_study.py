@@ -17,7 +17,6 @@ import argparse
 import json
 import shutil
 import time
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +46,9 @@ CHOICES = (
     ("lora", False, False),
     ("lora", True, False),
 )
-"""Strategy, with the source, weighted. LoRA with weighted rows is trained where the plan chose it."""
-WAYS = (False, True)
+"""Strategy, with the source, weighted."""
+RARE = (("lora", True, True),)
+"""Trained where the plan chose it."""
 
 
 def name_of(strategy: str, source: bool, weighted: bool) -> str:
@@ -157,8 +157,7 @@ def pair_row(work: Path, source: str, target: str) -> dict[str, Any]:
     files = write_files(work, source, target)
     plan = cell(work, f"{source}-{target}-plan", lambda: planned(files))
     found = {}
-    own = next(choice for choice in product(STRATEGIES, WAYS, WAYS) if name_of(*choice) == plan["name"])
-    for choice in dict.fromkeys((*CHOICES, own)):
+    for choice in (*CHOICES, *(own for own in RARE if name_of(*own) == plan["name"])):
         name = name_of(*choice)
         run = work / "run"
         key = f"{source}-{target}-{name.replace(' ', '_').replace(',', '')}"

@@ -362,6 +362,7 @@ def _usage(error: Any) -> int:
         typer.echo(error.format_message(), err=True)
     else:
         lines = [error.format_message().replace("Input should be", "expected").rstrip(".")]
+        lines[0] = lines[0].replace("Value error, ", "")
         if isinstance(error.__cause__, ValueError) and hasattr(error.__cause__, "errors"):
             lines.append(f"  found:    {error.__cause__.errors()[0]['input']}")
         _fail("\n".join([*lines, f"  fix:      see {command} --help"]))

@@ -27,7 +27,7 @@ def run_demo(output: Path) -> list[RunResult]:
         notice(f"{name}: training, as in `nlp-transfer train sentiment/{name}`")
         result = train(recipe, overwrite=True)
         if result.shift is not None:
-            print_shift(result.shift)
+            print_shift(result.shift, "in metrics.json")
         results.append(result)
     table = Table(
         box=box.SIMPLE_HEAD, title="laptop reviews, 100 test texts (built-in sample)", title_justify="left"

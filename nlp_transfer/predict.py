@@ -52,13 +52,14 @@ class TextModel:
         return {"task": self.task.kind, "max_length": self.max_length, **self.task.describe()}
 
     @calm()
-    def predict(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """One prediction a text, in order.
+    def predict(self, texts: str | Sequence[str]) -> list[dict[str, Any]]:
+        """One prediction a text, in order; a single string is one text.
 
         Returns:
             for classes ``{"label", "score", "probabilities"}``, for ratings ``{"rating"}``, for translation
             ``{"translation"}``.
         """
+        texts = [texts] if isinstance(texts, str) else texts
         if not len(texts):
             return []
         return self.task.predict(self.model, self.tokenizer, texts, self.max_length)

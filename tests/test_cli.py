@@ -229,6 +229,15 @@ def test_predict_does_not_depend_on_the_chunks(classifier, tmp_path):
     np.testing.assert_allclose([row["score"] for row in one], [row["score"] for row in all_rows], atol=1e-5)
 
 
+def test_a_single_string_is_one_text(classifier):
+    from nlp_transfer.predict import load_model
+
+    model = load_model(classifier)
+    found = model.predict("Sharp, light")
+    assert len(found) == 1
+    assert found == model.predict(["Sharp, light"])
+
+
 def test_predict_text_file_and_overwrite(classifier, tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.csv"
     source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")

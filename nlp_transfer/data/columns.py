@@ -68,13 +68,21 @@ def find_text_column(columns: Sequence[str], given: str | None = None, *, where:
     return find_column(columns, given, TEXT_COLUMNS, kind="text", where=where)
 
 
-def find_label_column(columns: Sequence[str], given: str | None = None, *, where: str = "the data") -> str:
+def find_label_column(
+    columns: Sequence[str], given: str | None = None, *, where: str = "the data", taken: str | None = None
+) -> str:
     """Return the column that holds the label, as :func:`find_column` does."""
-    return find_column(columns, given, LABEL_COLUMNS, kind="label", where=where)
+    return find_column(columns, given, LABEL_COLUMNS, kind="label", where=where, taken=taken)
 
 
 def find_column(
-    columns: Sequence[str], given: str | None, candidates: Sequence[str], *, kind: str, where: str
+    columns: Sequence[str],
+    given: str | None,
+    candidates: Sequence[str],
+    *,
+    kind: str,
+    where: str,
+    taken: str | None = None,
 ) -> str:
     """Return the column to read: ``given``, or the first candidate that is there (in any case of letters).
 
@@ -84,21 +92,25 @@ def find_column(
         candidates: names to look for where nothing is given, best first.
         kind: ``text`` or ``label``, for the message.
         where: file or split, for the message.
+        taken: a column that is read already: the text's. It is listed, and not taken again.
 
     Raises:
         DataError: when the column is not there; lists the columns found and the nearest name.
     """
     found = ", ".join(repr(name) for name in columns[:30]) + (", ..." if len(columns) > 30 else "")
     if given is not None:
-        if given in columns:
+        if given in columns and given != taken:
             return given
+        free = [name for name in columns if name != taken]
         raise DataError(
-            f"{where}: no column {given!r} ({kind}_column)",
-            expected=f"a column {given!r}",
+            f"{where}: no column {given!r} ({kind}_column)"
+            if given != taken
+            else f"{where}: {kind}_column {given!r} is the column of texts",
+            expected=f"a column {given!r}" if given != taken else f"another column, with the {kind}",
             found=f"the columns {found}",
-            fix=did_you_mean(given, columns),
+            fix=did_you_mean(given, free) if free else f"set {kind}_column to a column of {kind}s",
         )
-    lower = {name.strip().lower(): name for name in reversed(columns)}
+    lower = {name.strip().lower(): name for name in reversed(columns) if name != taken}
     for name in candidates:
         if name.lower() in lower:
             return lower[name.lower()]
@@ -157,8 +169,8 @@ def normalise(
     text = find_column(dataset.column_names, options.text_column, TEXT_COLUMNS, kind="text", where=where)
     label = None
     if objective != "none":
-        names = [name for name in dataset.column_names if name != text]
-        label = find_column(names, options.label_column, LABEL_COLUMNS, kind="label", where=where)
+        names = dataset.column_names
+        label = find_label_column(names, options.label_column, where=where, taken=text)
     _check_types(dataset, text, label, where)
     if objective == "regression" and isinstance(options.label_map, str):
         raise DataError(

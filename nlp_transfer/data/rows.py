@@ -63,7 +63,7 @@ def find_file(path: str | Path, base: Path | None = None) -> Path:
             folder = next((p.parent for p in places if p.parent.is_dir()), None)
             names = sorted(p.name for p in folder.iterdir())[:1000] if folder else []
             hint = did_you_mean(given.name, names) if names else "check the folder"
-            looked = " and ".join(str(p.absolute()) for p in places)
+            looked = " and ".join(dict.fromkeys(str(p.absolute()) for p in places))
             raise DataError(f"{path}: no such file", expected=f"a file at {looked}", fix=hint)
         if place.is_dir():
             raise DataError(

@@ -157,8 +157,7 @@ def _columns(path: Path, options: DomainOptions) -> tuple[str, str]:
     if not first:
         raise DataError(f"{path}: no data in this file", expected="at least one row", found="no rows")
     text = find_text_column(list(first), options.text_column, where=str(path))
-    rest = [name for name in first if name != text]
-    return text, find_label_column(rest, options.label_column, where=str(path))
+    return text, find_label_column(list(first), options.label_column, where=str(path), taken=text)
 
 
 def _places(

@@ -90,7 +90,8 @@ def _view(report: ShiftReport) -> dict[str, Any]:
 
 
 def _domain(domain: DomainSummary) -> dict[str, str]:
-    labels = f", {domain.labels:,} with a label" if domain.labels else ", no labels"
+    none = ", with ratings" if domain.ratings else ", no labels"
+    labels = f", {domain.labels:,} with a label" if domain.labels else none
     labels = ", all with a label" if domain.labels == domain.used else labels
     size = (
         f"{domain.used:,} texts"

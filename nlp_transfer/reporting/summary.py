@@ -44,9 +44,9 @@ def figure(metric: dict[str, Any] | None) -> str:
         return "-"
     digits = 1 if abs(metric["value"]) >= 2 and "signature" in metric else 3
     text = f"{metric['value']:.{min(4, digits + 1)}f}"
-    if metric.get("low") is None:
-        return text
-    return f"{text} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    if metric.get("low") is not None:
+        text += f" [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    return text.replace("-", words.MINUS)
 
 
 def human(number: int) -> str:
@@ -59,7 +59,7 @@ def print_run(result: RunResult) -> None:
     if not is_main_process():
         return
     if result.shift is not None:
-        print_shift(result.shift)
+        print_shift(result.shift, "in metrics.json")
     domains = result.metrics["domains"]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
@@ -93,12 +93,18 @@ def print_verdict(guard: dict[str, Any] | None) -> None:
     """Whether the source helped."""
     if guard is None:
         return
-    style = VERDICT_STYLES[guard["verdict"]]
-    stdout().print(f"[{style}]transfer: {guard['verdict']}[/{style}]  {escape(guard['sentence'])}")
+    verdict, sentence = guard["verdict"], guard["sentence"]
+    style = VERDICT_STYLES[verdict]
+    repeated = sentence.lower().startswith(verdict)
+    rest = sentence[len(verdict) :] if repeated else f"  {sentence}"
+    stdout().print(f"[{style}]transfer: {verdict}[/{style}]{escape(rest)}")
 
 
-def print_shift(report: ShiftReport) -> None:
-    """The shift summary: the verdict first, then what it rests on."""
+def print_shift(report: ShiftReport, rest: str | None = None) -> None:
+    """The shift summary: the verdict first, then what it rests on.
+
+    ``rest`` says where the caveats beyond the first few stand; None prints them all.
+    """
     if not is_main_process():
         return
     console, risk = stdout(), report.risk
@@ -126,18 +132,19 @@ def print_shift(report: ShiftReport) -> None:
         console.print(f"[dim]{escape(words.study(report))}[/dim]")
     console.print(_shift_table(report))
     console.print("[dim]* where the value would lie if both samples came from one domain[/dim]")
-    for caveat in report.caveats[:SHOWN_NOTES]:
+    shown = report.caveats if rest is None else report.caveats[:SHOWN_NOTES]
+    for caveat in shown:
         console.print(f"[dim]Note: {escape(caveat)}[/dim]")
-    if len(report.caveats) > SHOWN_NOTES:
-        more = len(report.caveats) - SHOWN_NOTES
-        console.print(f"[dim]{more} more in report.json and report.html.[/dim]")
+    if len(shown) < len(report.caveats):
+        console.print(f"[dim]{len(report.caveats) - len(shown)} more {rest}.[/dim]")
     console.print(f"[dim]{escape(report.model)}, {report.seconds:.1f} s[/dim]")
 
 
 def print_shift_reports(reports: Sequence[ShiftReport], output: Path | None) -> None:
     """One report as a summary, several as a ranking; and where the files are."""
     if len(reports) == 1:
-        print_shift(reports[0])
+        written = "in report.json and report.html"
+        print_shift(reports[0], written if output is not None else f"with --output FOLDER, {written}")
     else:
         print_ranking(reports)
     if output is not None and is_main_process():
@@ -145,7 +152,7 @@ def print_shift_reports(reports: Sequence[ShiftReport], output: Path | None) -> 
 
 
 def _shift_table(report: ShiftReport) -> Table:
-    """The statistics that say most; all of them stand in report.json."""
+    """The statistics that say most."""
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("statistic", "value", "95 % range", "p-value"):
         table.add_column(column, justify="left" if column == "statistic" else "right")

@@ -72,8 +72,14 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of shares in points, signed."""
-    return f"{100 * value:+.1f}".replace("-", MINUS)
+    """A difference of shares in points, signed; what rounds to zero has no sign."""
+    return signed(100 * value, 1)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign, so many digits behind the point; what rounds to zero has no sign."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", MINUS) if float(text) else text[1:]
 
 
 def accuracy_range(figure: Figure) -> str:
@@ -90,8 +96,10 @@ def headline(report: ShiftReport) -> str:
     """The verdict in a few words."""
     if report.translation is not None:
         return report.translation.headline
+    if report.source.ratings:
+        return "No forecast: there is none for ratings"
     if report.risk is None:
-        return "No forecast: the source has no labels"
+        return "No forecast: the source has no usable labels"
     return f"{report.risk.level.capitalize()} risk of negative transfer"
 
 
@@ -100,11 +108,13 @@ def sentence(report: ShiftReport) -> str:
     source, target = report.source.name, report.target.name
     if report.translation is not None:
         return report.translation.sentence
+    compared = f"The texts of {source} and {target} are compared below."
+    if report.source.ratings:
+        return f"{compared} Whether training on {source} helps is forecast for classes, not for ratings."
     if report.risk is None:
         return (
-            f"The texts of {source} and {target} are compared below. Whether training on {source} helps "
-            f"cannot be told "
-            "without labels of the source."
+            f"{compared} Whether training on {source} helps cannot be told without usable labels of the "
+            "source."
         )
     against = "the target labels alone" if has_labels(report) else "about 100 target labels"
     return (
@@ -159,6 +169,7 @@ def study(report: ShiftReport) -> str:
     )
     if evidence.auroc is not None:
         text += f"; AUROC {evidence.auroc:.2f} on targets left out of the fit"
+        text += ", planted faults included" * (evidence.strategy != "frozen")
     if evidence.strategy != report.strategy:
         text += f"; borrowed: there is no study of {STRATEGIES[report.strategy]} for this input"
     return text + "."
@@ -209,4 +220,4 @@ def _signed(name: str, value: float | None) -> str:
     if name == "accuracy":
         return points(value)
     digits = 1 if name in ("bleu", "chrf", "ter") else 3
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    return signed(value, digits)

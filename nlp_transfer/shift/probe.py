@@ -94,10 +94,11 @@ class PreparedPair:
         keep = draw_numbers(len(self._raw_source), max_rows, rng)
         self._raw_source, self._names = self._raw_source[keep], self._names[keep]
         if len(np.unique(self._names)) < 2:
+            count = len(self._names)
             raise DataError(
                 "the source has one class only",
                 expected="labelled rows of at least two classes",
-                found=f"{len(self._names)} rows, all {self._names[0]!r}" if len(self._names) else "no rows",
+                found=f"{count} rows, all {self._names[0].item()!r}" if count else "no rows",
                 fix="give the probe a source that was not filtered by label",
             )
         _varied("source", self._raw_source)
@@ -211,8 +212,8 @@ def _notes(names: Array, source_names: Array) -> tuple[str, ...]:
         notes.append(f"{n} target labels: differences of about 2 to 3 points show.")
     if n and len(np.unique(names)) == 1:
         notes.append(
-            f"All target labels are {names[0]!r}: accuracies count this class only, and a probe trained on "
-            "the target alone can only repeat it. Label rows of the other classes."
+            f"All target labels are {names[0].item()!r}: accuracies count this class only, and a probe "
+            "trained on the target alone can only repeat it. Label rows of the other classes."
         )
     extra = sorted({str(name) for name in names} - {str(name) for name in source_names})
     if extra:

@@ -47,6 +47,7 @@ class DomainSummary:
         used: of those, drawn for the comparison.
         labels: labelled texts used.
         fingerprint: SHA-256 of texts and labels.
+        ratings: whether its labels are numbers, which no forecast takes.
     """
 
     name: str
@@ -54,11 +55,19 @@ class DomainSummary:
     used: int
     labels: int
     fingerprint: str
+    ratings: bool = False
 
     @classmethod
     def of(cls, sample: Sample) -> DomainSummary:
         """Sum up a draw."""
-        return cls(sample.name, sample.total, len(sample.texts), len(sample.labels), sample.fingerprint)
+        return cls(
+            sample.name,
+            sample.total,
+            len(sample.texts),
+            len(sample.labels),
+            sample.fingerprint,
+            sample.ratings,
+        )
 
 
 @dataclass(frozen=True)

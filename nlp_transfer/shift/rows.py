@@ -50,6 +50,7 @@ class Sample:
         labelled: texts with a label, as far as they were asked for; drawn too.
         labels: their classes, (len(labelled),).
         notes: what a reader has to know of the draw.
+        ratings: whether its labels are numbers: they are not used, for the probe learns classes.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Sample:
     labelled: tuple[str, ...]
     labels: np.ndarray
     notes: tuple[str, ...] = ()
+    ratings: bool = False
 
     def shares(self) -> dict[str, float]:
         """Share of each class among the labels; empty without labels."""
@@ -118,6 +120,7 @@ def draw(data: DomainData, *, max_samples: int, seed: int, labels: int | None = 
         labelled=_texts([used["train"]], rows) if len(rows) else (),
         labels=names[rows],
         notes=notes,
+        ratings=data.objective == "regression",
     )
 
 
@@ -127,7 +130,7 @@ def _classes(data: DomainData, train: Dataset | None) -> tuple[np.ndarray, tuple
     if train is None or "label" not in train.column_names:
         return none, ()
     if data.objective == "regression":
-        return none, (f"{data.name} has ratings, and the probe learns classes: its labels are not used.",)
+        return none, ()
     names = np.array(train["label"][:], dtype=str)
     if len(np.unique(names)) > MOST_CLASSES:
         count = len(np.unique(names))
@@ -152,12 +155,19 @@ def _texts(parts: Sequence[Dataset], rows: np.ndarray) -> tuple[str, ...]:
 def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
     """Make labels comparable: 0 and 1 meet negative and positive; what cannot be compared is dropped.
 
-    That is a source with one class, and a target without a class in common with the source.
+    That is a source or a target with one class, and a target without a class in common with the source.
     """
     ours, theirs = set(source.labels.tolist()), set(target.labels.tolist())
     if len(ours) == 1:
         note = f"All labels of {source.name} are {next(iter(ours))!r}: nothing can be learned from them."
         return _unlabelled(source, note), _unlabelled(target)
+    if ours and len(theirs) == 1:
+        note = (
+            f"The target labels read from {target.name} ({len(target.labels):,}) are all "
+            f"{next(iter(theirs))!r}: one class cannot tell whether the source helps, so they are not used. "
+            "Label rows of the other classes."
+        )
+        return source, _unlabelled(target, note)
     if ours and theirs and not ours & theirs:
         meant = {name: same_polarity(name, ours) for name in theirs}
         if len(ours) == 2 and all(meant.values()) and len(set(meant.values())) == len(theirs):
@@ -212,7 +222,7 @@ def load_side(
         return _pairs_file(table, text_column, options, role, place)
     text = find_text_column(table.column_names, text_column, where=place)
     given = None if role == "target" and label_column not in table.column_names else label_column
-    label = _label_column([name for name in table.column_names if name != text], given, place)
+    label = _label_column(table.column_names, given, place, text)
     if label is None:
         options = place_options(place, split="unlabeled", text_column=text)
         return load_domain(options, role=role, objective="none", seed=seed, need=())
@@ -299,10 +309,8 @@ def _pairs_file(
     )
 
 
-def _label_column(columns: Sequence[str], given: str | None, place: str) -> str | None:
-    if given is not None:
-        return find_label_column(columns, given, where=place)
-    lower = {name.strip().lower() for name in columns}
-    return (
-        find_label_column(columns, where=place) if lower & {name.lower() for name in LABEL_COLUMNS} else None
-    )
+def _label_column(columns: Sequence[str], given: str | None, place: str, text: str) -> str | None:
+    lower = {name.strip().lower() for name in columns if name != text}
+    if given is None and not lower & {name.lower() for name in LABEL_COLUMNS}:
+        return None
+    return find_label_column(columns, given, where=place, taken=text)

@@ -13,10 +13,51 @@ from dataclasses import dataclass
 from typing import Any
 
 from nlp_transfer.errors import DataError
+from nlp_transfer.reporting.words import MINUS, percent, points
 from nlp_transfer.shift.probe import ProbeResult
 
 FROZEN_ONLY = ("contradiction", "gain_error", "combined_error")
 """Figures by which ``risk.forecast`` goes over to what the frozen probe measured."""
+SHOWN = 2
+"""Figures outside of their studied range that are named; the others are counted."""
+FIGURES = {
+    "source_accuracy": ("accuracy of the source's probe in its own domain", "%"),
+    "doc_estimate": ("target accuracy expected from confidences", "%"),
+    "atc_estimate": ("target accuracy expected from confidences above a threshold", "%"),
+    "prior_shift": ("difference between the source's class shares and those predicted on the target", "%"),
+    "domain_accuracy": ("accuracy of telling the domains apart", "%"),
+    "mean_distance": ("distance between the domains' mean embeddings", ""),
+    "log_score_spread": (
+        "spread of the source probe's scores on the target, as a multiple of the source",
+        "",
+    ),
+    "log_effective_share": ("share of source texts that resemble the target's", "%"),
+    "log_n_source": ("number of source texts", ""),
+    "zero_shot": ("accuracy of the source alone on the target labels", "%"),
+    "target_only": ("accuracy of the target labels alone", "%"),
+    "combined": ("accuracy of source and target labels together", "%"),
+    "weighted": ("accuracy with the source weighted by density ratio", "%"),
+    "target_half": ("accuracy of half of the target labels", "%"),
+    "smooth_zero_shot": ("accuracy of the source alone, read from margins", "%"),
+    "smooth_target_only": ("accuracy of the target labels alone, read from margins", "%"),
+    "smooth_combined": ("accuracy of source and target labels together, read from margins", "%"),
+    "gain_smooth": ("gain from the source, read from margins", "points"),
+    "loss_zero_shot": ("squared error of the source alone on the target labels", ""),
+    "loss_target_only": ("squared error of the target labels alone", ""),
+    "loss_combined": ("squared error of source and target labels together", ""),
+    "sharp_target_only": ("mean confidence of the target labels' probe", "%"),
+    "sharp_combined": ("mean confidence of the probe on source and target labels", "%"),
+    "label_function": ("correlation of the source's and the target's way to label", ""),
+    "halves_correlation": ("correlation of two probes on half of the target labels each", ""),
+    "combined_correlation": ("correlation of two such probes, one with the source added", ""),
+    "gain_correlation": ("change in the correlation of two half-label probes by the source", ""),
+    "agree_source_combined": ("agreement of the source's probe with that on source and target labels", "%"),
+    "agree_target_combined": ("agreement of the target's probe with that on source and target labels", "%"),
+    "frozen_gain": ("gain forecast for a frozen encoder", "points"),
+    "frozen_accuracy": ("accuracy forecast for a frozen encoder", "%"),
+    "frozen_log_odds": ("log odds of harm forecast for a frozen encoder", ""),
+}
+"""Every figure with a studied range in words, and its unit: a share in percent, points, or a plain number."""
 Mix = Sequence[tuple[Mapping[str, Any], float]]
 
 
@@ -131,16 +172,33 @@ def beyond(
     if count and not min(amounts) <= count <= max(amounts):
         out.append(f"{count} target labels (studied: {min(amounts)} to {max(amounts)})")
     ranges = {**mix[0][0]["range"], **(own["range"] if own else {})}
-    for name, (low, high) in ranges.items():
-        if name in values and not low <= values[name] <= high:
-            out.append(_range_text(name, values[name], low, high))
+    far = {
+        name: max(low - values[name], values[name] - high) / max(high - low, 1e-9)
+        for name, (low, high) in ranges.items()
+        if name in values and not low <= values[name] <= high
+    }
+    farthest = sorted(far, key=lambda name: -far[name])
+    out += [_range_text(name, values[name], *ranges[name]) for name in farthest[:SHOWN]]
+    if len(far) > SHOWN:
+        more = len(far) - SHOWN
+        out.append(f"and {more} more figure{'s' * (more > 1)}")
     return tuple(out)
 
 
 def _range_text(name: str, value: float, low: float, high: float) -> str:
     """A figure beside its studied range, in its own unit: those fitted as logarithms are turned back."""
-    label = {"log_n_source": "source texts"}.get(name, name.removeprefix("log_").replace("_", " "))
     if name.startswith("log_"):
         value, low, high = math.exp(value), math.exp(low), math.exp(high)
-    form = ",.0f" if high >= 100 else ".3g"
-    return f"{value:{form}} {label} (studied: {low:{form}} to {high:{form}})"
+    words, unit = FIGURES.get(name, (name.replace("_", " "), ""))
+    if unit == "%":
+        low, high = max(low, 0.0), min(high, 1.0)
+    ends = [_in_unit(number, unit, large=high >= 100) for number in (value, low, high)]
+    return f"{words} {ends[0]} (studied: {ends[1]} to {ends[2]})"
+
+
+def _in_unit(number: float, unit: str, *, large: bool) -> str:
+    if unit == "%":
+        return percent(number)
+    if unit == "points":
+        return f"{points(number)} points"
+    return f"{number:{',.0f' if large else '.3g'}}".replace("-", MINUS)

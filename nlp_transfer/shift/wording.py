@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nlp_transfer.reporting.words import percent, points, signed
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.probe import ProbeResult
 
@@ -18,48 +19,41 @@ FEW_TEXTS = 100
 """Fewer texts than this make every figure of a report rough."""
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f} points"
-
-
 def reasons(probe: ProbeResult, gain: Figure) -> tuple[str, ...]:
     """What speaks for and against the source, with figures."""
     free, labelled, out = probe.label_free, probe.labelled, []
-    out.append(f"predicted gain {_points(gain.estimate)} (80 %: {_points(gain.low)} to {_points(gain.high)})")
+    out.append(
+        f"predicted gain {points(gain.estimate)} points (80 %: {points(gain.low)} to {points(gain.high)})"
+    )
     if labelled is not None:
         n = probe.n_labels
-        text = f"on {n} target labels the source alone is right in {_percent(labelled.zero_shot.estimate)}"
+        text = f"on {n} target labels the source alone is right in {percent(labelled.zero_shot.estimate)}"
         if labelled.target_only is not None and labelled.gain is not None:
             text += (
-                f", the target labels alone in {_percent(labelled.target_only.estimate)}, both together in "
-                f"{_percent(labelled.combined.estimate)} ({_points(labelled.gain.estimate)}, 80 %: "
-                f"{_points(labelled.gain.low)} to {_points(labelled.gain.high)})"
+                f", the target labels alone in {percent(labelled.target_only.estimate)}, both together in "
+                f"{percent(labelled.combined.estimate)} ({points(labelled.gain.estimate)} points, 80 %: "
+                f"{points(labelled.gain.low)} to {points(labelled.gain.high)})"
             )
         out.append(text)
         match = labelled.agreement.label_function
         if math.isfinite(match):
             word = "contradicts" if match < 0 else "hardly agrees with" if match < 0.3 else "agrees with"
             out.append(
-                f"the source's way to label {word} the target's (correlation {match:.2f}, noise corrected)"
+                f"the source's way to label {word} the target's (correlation "
+                f"{signed(match, 2).lstrip('+')}, noise corrected)"
             )
     else:
         out.append(
-            f"without labels, the source probe is expected to be right in {_percent(free.doc_estimate)} of "
-            f"the target (difference of confidences); in its own domain in {_percent(free.source_accuracy)}"
+            f"without labels, the source probe is expected to be right in {percent(free.doc_estimate)} of "
+            f"the target (difference of confidences); in its own domain in {percent(free.source_accuracy)}"
         )
     if free.source_accuracy < 0.65 and probe.n_classes == 2:
-        out.append(f"the source hardly teaches itself: {_percent(free.source_accuracy)} in its own domain")
+        out.append(f"the source hardly teaches itself: {percent(free.source_accuracy)} in its own domain")
     if free.prior_shift > 0.2:
         out.append(
-            f"predicted class shares on the target differ by {_percent(free.prior_shift)} from the source's"
+            f"predicted class shares on the target differ by {percent(free.prior_shift)} from the source's"
         )
-    out.append(
-        f"a linear classifier tells the domains apart in {_percent(free.domain_accuracy)} of the cases"
-    )
+    out.append(f"a linear classifier tells the domains apart in {percent(free.domain_accuracy)} of the cases")
     return tuple(out)
 
 
@@ -101,7 +95,7 @@ def caveats(probe: ProbeResult, outside: Sequence[str]) -> tuple[str, ...]:
         )
     if outside:
         out.append(
-            "Outside of what was studied: " + "; ".join(outside) + ". Take the figures as a rough guide."
+            "Outside of what was studied: " + "; ".join(outside) + ". Take the forecast as a rough guide."
         )
     return tuple(out)
 
@@ -118,6 +112,10 @@ def report_caveats(
     out: list[str] = []
     if translation is not None:
         out += translation.caveats(ours.name, theirs.name)
+    elif ours.ratings:
+        out.append(
+            f"There is no forecast for ratings, such as the labels of {ours.name}: the texts are compared."
+        )
     elif risk is None:
         out.append(
             f"{ours.name} has no usable labels: the texts are compared, and whether training on it helps "

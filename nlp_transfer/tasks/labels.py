@@ -145,7 +145,8 @@ def _class_ids(values: Mapping[Any, str], names: Sequence[str], split: str) -> d
             f"{split}: labels that the task does not know",
             expected=f"one of {_listed(names)}",
             found=_listed(natural_order(unknown)),
-            fix=f"name every class in task.labels, or drop these rows; {did_you_mean(unknown[0], names)}",
+            fix="choose another label_column, spell the labels as these classes, or drop these rows (in "
+            f"a recipe also: label_map, task.labels); {did_you_mean(unknown[0], names)}",
         )
     return {value: by_name[text] for value, text in values.items()}
 

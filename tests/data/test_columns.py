@@ -63,6 +63,11 @@ def test_missing_label_column() -> None:
     with pytest.raises(DataError, match="no label column") as caught:
         run([{"text": "x", "n": 1}])
     assert "unlabeled" in str(caught.value)
+    assert "the columns 'text', 'n'" in str(caught.value)
+    with pytest.raises(DataError, match="the columns 'text', 'stars'"):
+        run([{"text": "x", "stars": 1}], label_column="star")
+    with pytest.raises(DataError, match="is the column of texts"):
+        run([{"text": "x", "label": 1}], label_column="text")
     table, _ = run([{"text": "x", "n": 1}], objective="none")
     assert table.column_names == ["text"]
 

@@ -108,6 +108,10 @@ def test_relative_path_working_folder_first_then_base(
     assert read_table("b.txt", base=tmp_path / "recipe")[0]["text"] == "recipe"
     with pytest.raises(DataError, match=r"c\.txt: no such file"):
         next(iter_rows("c.txt", base=tmp_path / "recipe"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no such file") as caught:
+        next(iter_rows("c.txt", base=tmp_path))
+    assert caught.value.expected == f"a file at {tmp_path / 'c.txt'}"
 
 
 FAULTS = [

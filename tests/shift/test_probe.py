@@ -241,7 +241,7 @@ def test_one_class_of_labels():
     found = run_probe(sx, sy, labelled=tx[ty == 1], labels=ty[ty == 1], unlabelled=tx)
     assert found.labelled.target_only.estimate == 1.0
     assert found.labelled.class_balance == 1.0
-    assert "All target labels" in " ".join(found.notes)
+    assert "All target labels are 1:" in " ".join(found.notes)
 
 
 def test_labelled_rows_do_not_count_as_unlabelled():

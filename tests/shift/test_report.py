@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from nlp_transfer.cli import app, run_command
+from nlp_transfer.data.domains import load_domain
+from nlp_transfer.data.options import place_options
 from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.reporting.html import shift_page
-from nlp_transfer.reporting.summary import print_shift_reports
+from nlp_transfer.reporting.summary import print_shift, print_shift_reports, print_verdict
+from nlp_transfer.reporting.words import points
 from nlp_transfer.shift.command import shift_of_files
 from nlp_transfer.shift.labelled import Figure
 from nlp_transfer.shift.ranking import reaches, write_reports
@@ -20,6 +23,9 @@ from nlp_transfer.shift.rows import draw, load_side
 from tests.shift.domains import WordEncoder, rows, write
 
 NASTY = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'> &amp; <b>bold</b>"
+
+
+PANS = rows("pans", 200, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +147,57 @@ def test_a_source_without_labels_has_no_forecast(files):
     assert "No forecast" in found.to_html()
 
 
+def test_minus_is_one_sign_and_zero_has_none(files, report):
+    assert [points(value) for value in (-0.038, -0.0001, 0.0, 0.0001, 0.02)] == [
+        "\u22123.8",
+        "0.0",
+        "0.0",
+        "0.0",
+        "+2.0",
+    ]
+    bad = compare(files, "flipped", "pans")
+    assert bad.predicted_gain.estimate < 0
+    said = " ".join(bad.risk.reasons)
+    assert "\u2212" in said
+    assert not re.search(r"-\d", said)
+
+
+def test_ratings_have_no_forecast_and_are_not_called_missing(tmp_path, capsys):
+    stars = [row | {"label": 4.5 if row["label"] == "positive" else 1.5} for row in PANS]
+    options = place_options(write(tmp_path / "stars.jsonl", stars))
+    sides = (
+        load_domain(options, role=role, objective="regression", seed=1, need=())
+        for role in ("source", "target")
+    )
+    found = shift_report(*sides, embedder=WordEncoder(), permutations=20, seed=1)
+    assert found.risk is None
+    assert found.to_dict()["source"]["ratings"]
+    found.print()
+    for text in (" ".join(capsys.readouterr().out.split()), found.to_html()):
+        assert "No forecast: there is none for ratings" in text
+        assert "There is no forecast for ratings" in text
+        assert "no labels" not in text
+        assert "no usable labels" not in text
+
+
 def test_labels_without_a_class_in_common_are_not_compared(files):
     found = compare(files, "books", "stars")
     assert found.target.labels == 0
     assert any("no class in common" in caveat for caveat in found.caveats)
+
+
+@pytest.mark.parametrize("count", [1, 20, 200])
+def test_target_labels_of_one_class_judge_nothing(files, tmp_path, count):
+    """The forecast is the one without labels, and one caveat says why."""
+    known = [row | ({"label": "positive"} if i < count else {"label": None}) for i, row in enumerate(PANS)]
+    places = files | {"one": write(tmp_path / "one.jsonl", known)}
+    found, blind = compare(places, "flipped", "one"), compare(places, "flipped", "one", target_labels=0)
+    assert found.risk == blind.risk
+    assert found.target.labels == 0
+    [told] = set(found.caveats) - set(blind.caveats)
+    assert f"one ({count}) are all 'positive'" in told
+    assert "correlation" not in " ".join(found.risk.reasons)
+    assert "np." not in " ".join(found.caveats)
 
 
 def test_zero_and_one_meet_negative_and_positive(files, report, tmp_path):
@@ -302,6 +355,36 @@ def test_several_sources_are_ranked_by_the_forecast(files, words, tmp_path, caps
     print_shift_reports(reports, None)
     printed = capsys.readouterr().out
     assert printed.index("books") < printed.index("flipped")
+
+
+def test_notes_are_only_said_to_stand_where_they_do(files, report, capsys):
+    many = replace(report, caveats=tuple(f"caveat {number} ends." for number in range(6)))
+    for rest, shown, said in (
+        ("in metrics.json", 4, "2 more in metrics.json."),
+        (None, 6, None),
+    ):
+        print_shift(many, rest)
+        printed = capsys.readouterr().out
+        assert printed.count("Note: caveat") == shown
+        assert "report.json" not in printed
+        assert said is None or said in printed
+    print_shift_reports([many], None)
+    assert "2 more with --output FOLDER, in report.json" in " ".join(capsys.readouterr().out.split())
+    many.print()
+    assert capsys.readouterr().out.count("Note: caveat") == 6
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sentence", "line"),
+    [
+        ("no evidence", "No evidence that a helped.", "transfer: no evidence that a helped."),
+        ("not judged", "Not judged: no rows.", "transfer: not judged: no rows."),
+        ("hurt", "a hurt on b.", "transfer: hurt a hurt on b."),
+    ],
+)
+def test_a_verdict_is_said_once(verdict, sentence, line, capsys):
+    print_verdict({"verdict": verdict, "sentence": sentence})
+    assert " ".join(capsys.readouterr().out.split()) == line
 
 
 def test_the_command_writes_both_files_and_never_overwrites(files, words, tmp_path, capsys):

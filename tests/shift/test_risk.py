@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
 from nlp_transfer.errors import DataError
-from nlp_transfer.shift import calibrate, regression, risk
+from nlp_transfer.shift import calibrate, regression, risk, studied
 from nlp_transfer.shift.calibrate import Outcome, Table, auroc, fit_calibration
 from nlp_transfer.shift.probe import run_probe
 from nlp_transfer.shift.risk import assess, features, flatten, load_calibration
@@ -125,6 +125,38 @@ def test_outside_of_what_was_studied_is_flagged_and_widened():
     far = assess(probed(100, shift=30.0))
     assert any("studied" in text for text in far.evidence.outside)
     assert "Outside" in " ".join(far.caveats)
+
+
+def test_every_figure_with_a_studied_range_has_words():
+    table = load_calibration()["strategies"]
+    ranges = [level["range"] for level in table["frozen"]["levels"]]
+    ranges += [table[name]["range"] for name in ("full", "lora")]
+    assert {name for part in ranges for name in part} <= set(studied.FIGURES)
+
+
+def test_two_figures_farthest_outside_are_named_and_the_others_counted():
+    ranges = {
+        "doc_estimate": [0.7, 0.9],
+        "log_n_source": [math.log(1000), math.log(1500)],
+        "gain_smooth": [-0.02, 0.02],
+        "mean_distance": [0.0, 0.5],
+    }
+    values = {
+        "doc_estimate": 0.6,  # half a width below
+        "log_n_source": math.log(500),  # log(2) / log(1.5) = 1.7 widths below
+        "gain_smooth": -0.1,  # 2 widths below
+        "mean_distance": 0.2,
+    }
+    known = {"classes": [2], "levels": [{"labels": 100}]}
+    found = studied.beyond(
+        known, None, [({"range": ranges}, 1.0)], probed(100), values, count=100, strategy="frozen"
+    )
+    assert found == (
+        "gain from the source, read from margins \u221210.0 points "
+        "(studied: \u22122.0 points to +2.0 points)",
+        "number of source texts 500 (studied: 1,000 to 1,500)",
+        "and 1 more figure",
+    )
 
 
 def test_more_classes_than_studied_rest_on_the_probe():
