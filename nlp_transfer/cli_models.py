@@ -56,7 +56,7 @@ def rank(
     target_lang: Annotated[str | None, typer.Option(help="Of translation: to translate into.")] = None,
     layer: Annotated[
         Literal["last", "mean", "best"], typer.Option(help="Which hidden layer the scores look at.")
-    ] = "last",
+    ] = "best",
     ratings: Annotated[bool, typer.Option("--ratings", help="The labels are numbers.")] = False,
     max_samples: Annotated[int, typer.Option(min=20, help="Labelled rows drawn, by seed.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 42,

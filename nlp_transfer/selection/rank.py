@@ -130,7 +130,7 @@ def rank_models(
     models: Sequence[str],
     target: str,
     *,
-    layer: LayerChoice = "last",
+    layer: LayerChoice = "best",
     objective: Labels = "classification",
     languages: tuple[str, str] | None = None,
     max_samples: int = 1000,
