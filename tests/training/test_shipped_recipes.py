@@ -92,4 +92,5 @@ def check_card(text, metrics):
             assert bool(figures) == (split in splits)
             for key, figure in figures.items():
                 if figure["value"] is not None:
-                    assert f"{figure['value']:.4f} [{figure['low']:.3f}, {figure['high']:.3f}]" in body, key
+                    found = f"{figure['value']:.4f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+                    assert found.replace("-", "\u2212") in body, key
