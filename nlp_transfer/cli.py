@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from nlp_transfer.cli_models import RunArgument, UsageError, export, plan, rank, tune
+from nlp_transfer.cli_models import LabelColumn, RunArgument, TextColumn, UsageError, export, plan, rank, tune
 from nlp_transfer.errors import NlpTransferError
 
 app = typer.Typer(
@@ -105,8 +105,8 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option(help="Write the figures of the one data set here as JSON.")
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
 ) -> None:
     """Score a trained model on labelled rows."""
@@ -130,7 +130,7 @@ def predict(
         Path, typer.Option("--input", help="Rows: CSV, TSV, JSONL, Parquet or plain text.")
     ],
     output: Annotated[Path, typer.Option(help="Where to write: CSV, TSV, JSONL or Parquet, by its ending.")],
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    text_column: TextColumn = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows held in memory at once.")] = 4096,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
     resume: Annotated[
@@ -207,8 +207,8 @@ def shift(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of every draw. Default: 42, or the recipe's.")
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
 ) -> None:
     """Judge before training: how far apart two domains are, and whether the source will help."""

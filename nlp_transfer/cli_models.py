@@ -11,6 +11,8 @@ import typer
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 """click's UsageError; typer brings its own click from 0.16 on, so it is named by what typer exports."""
 
+TextColumn = Annotated[str | None, typer.Option(help="Column of the texts.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")]
 
 
@@ -64,8 +66,8 @@ def rank(
         Path | None,
         typer.Option(help="A .json file for the figures (the page goes beside it); with --sources a folder."),
     ] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Choose before training: which model suits the target, or which source will help it most."""
@@ -121,8 +123,8 @@ def plan(
     max_samples: Annotated[int, typer.Option(min=20, help="Texts of each domain looked at, by seed.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw, and of the recipe.")] = 42,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
-    text_column: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the recipe.")] = False,
 ) -> None:
     """Decide before training: transfer or not, which source, which strategy, weighted or not; as a recipe."""

@@ -221,7 +221,7 @@ def write_merged(job: Job) -> dict[str, Any]:
     loaded, task = job.loaded, job.loaded.task
     task.save_model(loaded.model, job.folder)
     loaded.tokenizer.save_pretrained(job.folder)
-    write_json(job.folder / TASK_FILE, job.loaded.describe())
+    write_json(job.folder / TASK_FILE, task.record(loaded.max_length))
     again = load_model(job.folder)
     again.model.float().cpu()
     if task.kind != "sentiment":
@@ -257,7 +257,7 @@ def write_ctranslate2(job: Job) -> dict[str, Any]:
     loaded, task = job.loaded, job.loaded.task
     settings = ct2.convert(loaded.model, loaded.tokenizer, job.folder, quantization=job.quantization)
     loaded.tokenizer.save_pretrained(job.folder)
-    write_json(job.folder / TASK_FILE, {**loaded.describe(), "format": "ctranslate2"})
+    write_json(job.folder / TASK_FILE, {**task.record(loaded.max_length), "format": "ctranslate2"})
     prefix = getattr(task, "prefix", "")
     length = loaded.max_length
 

@@ -47,10 +47,6 @@ class TextModel:
         self.model, self.tokenizer, self.task = model, tokenizer, task
         self.max_length = resolve_max_length(tokenizer, model.config, max_length)
 
-    def describe(self) -> dict[str, Any]:
-        """What is written beside the weights, to load them by: task and length."""
-        return {"task": self.task.kind, "max_length": self.max_length, **self.task.describe()}
-
     @calm()
     def predict(self, texts: str | Sequence[str]) -> list[dict[str, Any]]:
         """One prediction a text, in order; a single string is one text.

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from nlp_transfer.errors import DataError
-from nlp_transfer.shift.calibrate import Outcome, ranges, scores
+from nlp_transfer.shift.calibrate import Outcome, check_enough, held_apart, ranges, scores
 from nlp_transfer.shift.regression import Part, Standardised, regress
 from nlp_transfer.shift.risk import HURT, forecast
 
@@ -45,14 +44,7 @@ def fit_correction(
     Raises:
         DataError: fewer than three groups of targets, or lengths that differ.
     """
-    groups = {item.group for item in outcomes}
-    if len(rows) != len(outcomes) or len(groups) < 3:
-        raise DataError(
-            "too little to calibrate on",
-            expected="one outcome for each row, and at least three groups of targets",
-            found=f"{len(rows)} rows, {len(outcomes)} outcomes, {len(groups)} groups",
-            fix="measure more pairs",
-        )
+    check_enough(rows, outcomes)
     return {
         "study": dict(study),
         "labels": sorted({item.labels for item in outcomes}),
@@ -101,12 +93,7 @@ def held_out(
     targets = np.array([item.group for item in outcomes])
     sources = np.array([item.source_group for item in outcomes])
     out = np.empty((len(rows), 5))
-    for target, source in {(item.group, item.source_group if sources_too else None) for item in outcomes}:
-        judged, seen = targets == target, targets != target
-        if source is not None:
-            judged = judged & (sources == source)
-            apart = (target, source)
-            seen = ~np.isin(targets, apart) & ~np.isin(sources, apart)
+    for judged, seen in held_apart(targets, sources, sources_too=sources_too):
         chosen = np.flatnonzero(seen).tolist()
         entry = fit([rows[i] for i in chosen], [outcomes[i] for i in chosen])
         for i in np.flatnonzero(judged).tolist():

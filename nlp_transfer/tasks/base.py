@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 TASK_FILE = "nlp_transfer.json"
-"""Beside a saved model: its task and what the task needs, as ``Task.describe`` gives it."""
+"""Beside a saved model: its task, length and what the task needs, as ``Task.record`` gives it."""
 
 
 class BestMetric(NamedTuple):
@@ -98,6 +98,10 @@ class Task(ABC, Generic[OptionsT]):
     def describe(self) -> dict[str, Any]:
         """What ``from_model`` needs beyond the model's configuration, ready for JSON."""
         return {}
+
+    def record(self, max_length: int) -> dict[str, Any]:
+        """What is written beside the weights, to load them by; texts are read up to ``max_length`` tokens."""
+        return {"task": self.kind, "max_length": max_length, **self.describe()}
 
     @abstractmethod
     def build_model(self, source: Any, model_options: Any, *, quantization: Any = None) -> PreTrainedModel:

@@ -192,12 +192,7 @@ def smaller_batch(error: BaseException, arguments: TrainingArguments) -> dict[st
         "per_device_eval_batch_size": max(1, arguments.per_device_eval_batch_size // 2),
     }
     if size == 1:
-        raise TrainingError(
-            "out of memory with one row at a time",
-            found=str(error).partition("\n")[0][:200],
-            fix="lower model.max_length, set training.gradient_checkpointing=true, or use "
-            "strategy.kind=lora or a smaller model",
-        ) from error
+        raise _too_large("row", error) from error
     if world_size() > 1:
         changes = " ".join(f"training.{name}={value}" for name, value in fields.items())
         raise TrainingError(
@@ -211,6 +206,16 @@ def smaller_batch(error: BaseException, arguments: TrainingArguments) -> dict[st
     return fields
 
 
+def _too_large(unit: str, error: BaseException) -> TrainingError:
+    """What is said where the smallest step does not fit."""
+    return TrainingError(
+        f"out of memory with one {unit} at a time",
+        found=str(error).partition("\n")[0][:200],
+        fix="lower model.max_length, set training.gradient_checkpointing=true, or use "
+        "strategy.kind=lora or a smaller model",
+    )
+
+
 def more_parts(error: BaseException, batches: TokenBatches, parts: int) -> int:
     """Twice the parts in which each batch by tokens is computed; says so.
 
@@ -222,12 +227,7 @@ def more_parts(error: BaseException, batches: TokenBatches, parts: int) -> int:
     """
     largest = max(len(rows) for rows in batches.batches)
     if parts >= largest:
-        raise TrainingError(
-            "out of memory with one pair at a time",
-            found=str(error).partition("\n")[0][:200],
-            fix="lower model.max_length, set training.gradient_checkpointing=true, or use "
-            "strategy.kind=lora or a smaller model",
-        ) from error
+        raise _too_large("pair", error) from error
     if world_size() > 1:
         half = max(32, batches.budget // 2)
         raise TrainingError(

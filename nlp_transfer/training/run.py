@@ -370,7 +370,7 @@ def _write(setup: Setup, trained: Trained, result: RunResult) -> None:
         setup.task.save_model(trained.model, path)
         setup.tokenizer.save_pretrained(path)
         length = resolve_max_length(setup.tokenizer, trained.model.config, recipe.model.max_length)
-        write_json(path / TASK_FILE, {"task": setup.task.kind, "max_length": length, **setup.task.describe()})
+        write_json(path / TASK_FILE, setup.task.record(length))
 
     folder.save_model(save)
     fingerprints = {role: data.fingerprints for role, data in setup.domains.items()}
