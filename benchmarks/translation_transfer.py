@@ -37,7 +37,7 @@ MODEL = DATA.parent.parent / "models" / "marian-captions-de-en"
 SIZES = {"500": 6, "2000": 3, "all": 2}
 """Training pairs, and epochs over them."""
 MIXED = "full + 25 % captions"
-RATES = {"full": 5e-4, "scratch": 1e-3, MIXED: 5e-4, "lora": 2e-3, "frozen encoder": 5e-4}
+RATES = {"full": 5e-4, "scratch": 1e-3, MIXED: 3e-4, "lora": 2e-3, "frozen encoder": 5e-4}
 METHODS = tuple(RATES)
 SCRATCH_LONGER = 2
 TEST_ROWS, VALIDATION_ROWS, CHOICE_ROWS = 300, 200, 100

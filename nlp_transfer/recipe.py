@@ -162,6 +162,7 @@ class Recipe(Options):
             has_source=self.source is not None and self.source.trains,
             has_target_text=self.target.trains or bool(self.target.given("unlabeled")),
             has_target_labels=self.target.trains,
+            mixes=self.source is not None and self.source.mix is not None,
         )
         found = misfits([(choice.kind, ADAPTATIONS[choice.kind][0]) for choice in self.adaptation], setting)
         if found:

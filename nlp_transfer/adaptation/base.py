@@ -91,6 +91,8 @@ class Setting:
     has_source: bool
     has_target_text: bool
     has_target_labels: bool
+    mixes: bool = False
+    """Whether ``source.mix`` draws the source rows."""
 
 
 def misfits(methods: Sequence[tuple[str, type[Adaptation]]], setting: Setting) -> dict[int, str]:
@@ -109,6 +111,8 @@ def misfits(methods: Sequence[tuple[str, type[Adaptation]]], setting: Setting) -
 
 
 def _misfit(kind: str, method: type[Adaptation], setting: Setting) -> str | None:
+    if setting.mixes and method.stage != "pretraining":
+        return f"source.mix and {kind} both decide on source rows: leave one out"
     if setting.strategy not in method.strategies:
         fitting = " or ".join(method.strategies)
         return f"{kind} needs strategy {fitting}, found {setting.strategy}"

@@ -98,8 +98,8 @@ class CoralPenaltyOptions(AlignmentOptions):
 
     kind: Literal["deep_coral"] = "deep_coral"
     standardize: bool = True
-    """Divide the vectors by their batch's standard deviation (one number, no gradient), so that ``weight``
-    means the same for encoders of every scale; false: the paper's own distance."""
+    """Divide the vectors by their batch's standard deviation, so that ``weight`` means the same for encoders
+    of every scale, and shrinking all vectors gains nothing; false: the paper's own distance."""
 
 
 class DeepCoral(PenaltyMethod[CoralPenaltyOptions]):

@@ -174,8 +174,9 @@ class Coral(Alignment):
     """Deep CORAL: the distance of the covariances (Sun & Saenko 2016).
 
     Args:
-        standardize: divide by the standard deviation of the batch (one number, a constant for the gradient),
-            so that the same weight fits encoders of every scale.
+        standardize: divide by the standard deviation of the batch, one number. The same weight then fits
+            encoders of every scale. The gradient goes through it: were it a constant, shrinking the vectors
+            would always pay, and they would shrink until the head sees nothing.
     """
 
     def __init__(
@@ -196,8 +197,8 @@ class Coral(Alignment):
             vectors = rows.layers[layer]
             if self.standardize:
                 vectors = full(vectors)
-                spread = (vectors.detach() - vectors.detach().mean(0)).square().mean().sqrt()
-                vectors = vectors / spread.clamp_min(1e-6)
+                spread = (vectors - vectors.mean(0)).square().mean().clamp_min(1e-12).sqrt()
+                vectors = vectors / spread
             total = total + coral_distance(*halves(vectors))
         return total
 

@@ -268,8 +268,9 @@ class SourceOptions(DomainOptions):
     select: SelectOptions | None = None
     """Train on the part of the source that is most like the target; leave it out to train on all of it."""
     mix: float | None = Field(default=None, gt=0, lt=1)
-    """Share of source rows among the rows of a joint training, drawn by seed: 0.25 gives one source row for
-    three target rows. Leave it out to train on all rows of both."""
+    """Share of source rows in every epoch of a joint training: 0.25 gives one source row for three target
+    rows. They are drawn by seed, others in every epoch (strategy frozen with a classifier draws once). Leave it
+    out to train on all rows of both."""
 
     @model_validator(mode="after")
     def _check_rows(self) -> SourceOptions:

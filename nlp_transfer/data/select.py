@@ -97,24 +97,18 @@ def top_rows(scores: NDArray, fraction: float) -> NDArray[np.int64]:
     return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
-def mixed_rows(source: int, target: int, share: float, *, seed: int) -> NDArray[np.int64]:
-    """Draw the source rows that make up ``share`` of a training set with ``target`` target rows.
+def mixed_rows(target: int, share: float) -> int:
+    """How many source rows make up ``share`` of a training set with ``target`` target rows; at least one.
 
     Args:
-        source: source rows there are; where there are too few all of them are taken.
-        target: target rows, all of which are trained on.
+        target: target rows.
         share: of the source in the mixed set, above 0 and below 1.
-        seed: of the draw.
-
-    Returns:
-        Sorted row numbers, without repeats.
 
     Example:
-        >>> len(mixed_rows(1000, 300, 0.25, seed=0))
+        >>> mixed_rows(300, 0.25)
         100
     """
-    count = min(source, max(1, round(target * share / (1 - share))))
-    return np.sort(np.random.default_rng([seed, 0x6D6978]).choice(source, count, replace=False))
+    return max(1, round(target * share / (1 - share)))
 
 
 def cross_entropy_difference(

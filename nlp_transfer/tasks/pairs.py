@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
+from nlp_transfer.data.replay import ReplayedRows
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
@@ -29,10 +31,13 @@ class TokenBatches(TorchDataset):
         seed: of the order of near ties.
     """
 
-    def __init__(self, rows: Dataset, budget: int, seed: int) -> None:
+    def __init__(self, rows: Dataset | ReplayedRows, budget: int, seed: int) -> None:
         self.rows, self.budget = rows, budget
-        target = np.asarray([len(ids) for ids in rows["labels"]])
-        source = np.asarray(rows["length"]) - target
+        table = rows.rows if isinstance(rows, ReplayedRows) else rows
+        target = np.asarray([len(ids) for ids in table["labels"]])
+        source = np.asarray(table["length"]) - target
+        if isinstance(rows, ReplayedRows):
+            source, target = rows.largest(source), rows.largest(target)
         longer = np.maximum(source, target)
         order = np.lexsort((np.random.default_rng(seed).random(len(longer)), source + target, longer))
         self.batches, filled = _cut(order, source, target, budget)

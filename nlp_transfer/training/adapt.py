@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from nlp_transfer.adaptation.relational import TeacherMethod
 from nlp_transfer.adaptation.self_training import SelfTraining
 from nlp_transfer.console import notice, warn
+from nlp_transfer.data.replay import ReplayedRows
 from nlp_transfer.data.stream import StreamedRows
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.features import unwrap
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from nlp_transfer.training.guard_watch import Watch
 
 ROUND = "self-training-{}"
+DEFAULT_EPOCHS = 3.0
+"""Of ``transformers.TrainingArguments``."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Step:
         held_out: the validation rows as they were read.
         collate: encoded rows to a batch.
         watch: compares the model with a baseline at every evaluation.
+        mixed: source rows of one epoch, where ``rows`` begins with more of them.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Step:
     held_out: Dataset | None = None
     collate: Any = None
     watch: Watch | None = None
+    mixed: int | None = None
 
 
 def plan_steps(setup: Setup) -> list[Step]:
@@ -78,7 +84,9 @@ def plan_steps(setup: Setup) -> list[Step]:
     target, source = domains["target"], domains.get("source")
     penalties, teachers = setup.adaptations("penalty"), setup.adaptations("teacher")
     texts = target_texts(target)
-    steps = [Step(*phase[:3]) for phase in plan_phases(recipe, domains)]
+    epochs = math.ceil(recipe.training.get("num_train_epochs", DEFAULT_EPOCHS))
+    phases = plan_phases(recipe, domains, epochs=epochs)
+    steps = [Step(*phase[:3], mixed=phase.mixed) for phase in phases]
     _check_teachers(setup, [step.name for step in steps])
     own_teacher = any(method.options.teacher is None for method in teachers)
     for index, step in enumerate(steps):
@@ -170,9 +178,9 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         rows, *others = add_teacher(model, setup, [rows, *partners], step.texts)
         partners = tuple(others)
     if not penalties:
-        return Ready(
-            model, setup.task.training_rows(rows, setup.recipe.training, setup.recipe.seed), step.collate
-        )
+        batched = setup.task.training_rows(rows, setup.recipe.training, setup.recipe.seed)
+        draws = [EpochSeed(rows)] if isinstance(rows, ReplayedRows) else []
+        return Ready(model, batched, step.collate, draws)
     module = AdaptedModel(model, penalties)
     callbacks: list[TrainerCallback] = [PenaltySchedule(module), PenaltyGuard(penalties)]
     if not partners:
@@ -209,9 +217,14 @@ def encode_step(
             kind = float if setup.task.objective == "regression" else int
             encoded = encoded.add_column("labels", [kind(IGNORED_LABEL)] * len(encoded))
         partners.append(encoded)
+    rows: Any = encode(step.rows, f"{step.name} training")
+    if step.mixed is not None:
+        target = setup.domains["target"].train
+        assert target is not None
+        rows = ReplayedRows(rows, len(rows) - len(target), step.mixed, setup.recipe.seed)
     return replace(
         step,
-        rows=encode(step.rows, f"{step.name} training"),
+        rows=rows,
         validation=encode(step.validation, f"{step.name} validation") if step.validation else None,
         partners=(concatenate_datasets(partners),) if partners else (),
         held_out=step.validation,

@@ -36,12 +36,8 @@ def domain_features(setup: Setup, embedder: Embedder) -> DomainFeatures:
     Parallel text has no labels: its rows are embedded by the side to translate.
 
     Raises:
-        RecipeError: ``source.mix`` draws source rows as well; rows are to be drawn one by one for batches by
-            tokens, which are cut once.
+        RecipeError: rows are to be drawn one by one for batches by tokens, which are cut once.
     """
-    if setup.recipe.source is not None and setup.recipe.source.mix is not None:
-        message = "source.mix and this adaptation both decide on source rows: leave one out"
-        raise RecipeError("recipe", [Problem("adaptation.0.kind", None, message)])
     drawn = any(method.options.apply == "sampler" for method in setup.adaptations("instance"))
     if drawn and setup.task.cuts_batches(setup.recipe.training):
         message = (

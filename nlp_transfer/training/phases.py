@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from nlp_transfer.adaptation import ADAPTATIONS
 from nlp_transfer.console import warn
 from nlp_transfer.errors import DataError
@@ -93,6 +95,8 @@ class Phase(NamedTuple):
     """The validation rows as they were read, for figures that logits cannot give."""
     collate: Any = None
     """Encoded rows to a batch."""
+    mixed: int | None = None
+    """Source rows of one epoch, where ``rows`` begins with more of them."""
 
 
 def target_texts(target: DomainData) -> Dataset | None:
@@ -103,23 +107,31 @@ def target_texts(target: DomainData) -> Dataset | None:
     return concatenate_datasets(tables) if tables else None
 
 
-def _mixed(source: Dataset, target: int, share: float, seed: int) -> Dataset:
-    """The source rows that make up ``share`` of a training beside ``target`` rows."""
+def _mixed(source: Dataset, target: int, share: float, epochs: int, seed: int) -> tuple[Dataset, int]:
+    """A pool of source rows for ``epochs`` epochs, and how many of them are ``share`` of an epoch's rows."""
     from nlp_transfer.data.load import take_rows
     from nlp_transfer.data.select import mixed_rows
 
-    rows = mixed_rows(len(source), target, share, seed=seed)
-    reached = len(rows) / (len(rows) + target)
-    if reached < 0.95 * share:
+    each = mixed_rows(target, share)
+    if each > len(source):
+        each = len(source)
         warn(
-            f"source.mix: the source has {len(rows):,} rows, which are {100 * reached:.0f}% of the training "
-            f"rows, not {100 * share:.0f}%"
+            f"source.mix: the source has {each:,} rows, which are {100 * each / (each + target):.0f}% of the "
+            f"training rows, not {100 * share:.0f}%"
         )
-    return take_rows(source, rows)
+    pool = np.random.default_rng([seed, 0x6D6978]).choice(
+        len(source), min(len(source), each * epochs), replace=False
+    )
+    return take_rows(source, np.sort(pool)), each
 
 
-def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
+def plan_phases(recipe: Recipe, domains: dict[str, DomainData], *, epochs: int = 1) -> list[Phase]:
     """The training phases, in order.
+
+    Args:
+        recipe: what to do.
+        domains: their rows.
+        epochs: for so many ``source.mix`` draws rows, of which an epoch shows its share.
 
     Raises:
         DataError: no labelled rows to train on.
@@ -130,11 +142,11 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData]) -> list[Phase]:
     phases = []
     if source is not None and source.train is not None:
         if recipe.source is not None and recipe.source.mode == "joint" and target.train is not None:
-            known = source.train
+            known, each = source.train, None
             if recipe.source.mix is not None:
-                known = _mixed(known, len(target.train), recipe.source.mix, recipe.seed)
+                known, each = _mixed(known, len(target.train), recipe.source.mix, epochs, recipe.seed)
             rows = concatenate_datasets([known, target.train])
-            return [Phase("joint", rows, target.validation or source.validation)]
+            return [Phase("joint", rows, target.validation or source.validation, mixed=each)]
         phases.append(Phase("source", source.training_rows, source.validation))
     if target.train is not None:
         phases.append(Phase("target", target.training_rows, target.validation))

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import RandomSampler
 from transformers import EarlyStoppingCallback, Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import notice
+from nlp_transfer.data.replay import ReplayedRows
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import from_main, gather, world_size
@@ -116,12 +118,16 @@ class TransferTrainer(Trainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Random order for pairs; rows with a column ``draw`` are drawn in proportion to it."""
+        """Random order for pairs; rows with a column ``draw`` are drawn in proportion to it; lengths of rows
+        that change with the epoch."""
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(rows, PairedRows):
             return RandomSampler(rows)
         if "draw" in getattr(rows, "column_names", ()):
             return WeightedLengthSampler(self.args.train_batch_size, rows["length"][:], rows["draw"][:])
+        if isinstance(rows, ReplayedRows) and self.args.train_sampling_strategy == "group_by_length":
+            lengths = rows.largest(np.asarray(rows.rows["length"][:])).tolist()
+            return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
         if isinstance(rows, EncodedStream) and self.args.train_sampling_strategy == "group_by_length":
             return StreamSampler(self.args.train_batch_size, rows.lengths)
         return super()._get_train_sampler(rows)

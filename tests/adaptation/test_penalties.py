@@ -133,6 +133,14 @@ def test_standardised_coral_does_not_know_the_scale():
     assert plain == pytest.approx(coral_distance(rows[0::2], rows[1::2]).item())
 
 
+def test_standardised_coral_gains_nothing_by_shrinking():
+    """A function that does not know the scale has no slope along the vectors themselves (Euler)."""
+    features = drawn(12).requires_grad_(True)
+    Coral(1.0, "constant").distance(rows_of(features)).backward()
+    assert features.grad.norm() > 1e-3
+    assert abs((features.grad * features).sum().item()) < 1e-6 * features.grad.norm().item()
+
+
 def test_gradient_is_reversed_and_scaled():
     values = torch.tensor([1.0, 2.0], requires_grad=True)
     passed = reverse_gradient(values, 0.3)
@@ -153,6 +161,7 @@ def penalties():
     yield "mmd", Mmd(1.0, "ramp", bandwidths=[0.5, 2.0]), True
     yield "joint", Mmd(1.0, "constant", joint=True, bandwidths=[1.0]), True
     yield "coral", Coral(1.0, "constant", standardize=False), True
+    yield "standardised", Coral(1.0, "constant"), True
     yield "dann", Dann(4, 0.7, "ramp", 5, 1.0).double(), False
     yield "cdan", Cdan(4, 2, 0.7, "constant", 5, 1.0, entropy=False).double(), False
 

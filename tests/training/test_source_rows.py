@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import TrainerCallback
 
 from nlp_transfer.errors import RecipeError
 from nlp_transfer.tasks import TASKS
@@ -26,6 +27,42 @@ def test_mix_is_the_share_of_source_rows(make_recipe):
     assert rows["text"][:] == plan_phases(recipe, domains)[0].rows["text"][:]
     everything = make_recipe("source.mode=joint", source=True)
     assert len(plan_phases(everything, domains)[0].rows) == 64
+
+
+def test_a_run_sees_other_source_rows_in_every_epoch(make_recipe):
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+            rows = train_dataloader.dataset
+            seen.append({tuple(row["input_ids"]) for row in rows.__getitems__(range(8))})
+
+    recipe = make_recipe("source.mode=joint", "source.mix=0.2", "training.num_train_epochs=3", source=True)
+    result = train(recipe, callbacks=[Watch()])
+    assert len(seen) == 3
+    assert not seen[0] & seen[1]
+    assert not seen[1] & seen[2]
+    assert result.metrics["phases"][0]["rows"] == 40
+
+
+def test_mixing_goes_on_in_the_middle_of_an_epoch(make_recipe, tmp_path):
+    """The weights of a run that was cut and resumed are those of the run that was not."""
+    fields = ["source.mode=joint", "source.mix=0.2", "training.num_train_epochs=2"]
+    fields += ["training.save_steps=3", "training.save_strategy=steps", "training.eval_strategy=steps"]
+    fields += ["training.eval_steps=3", "training.per_device_train_batch_size=8"]
+
+    class Cut(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                raise KeyboardInterrupt
+
+    whole = train(make_recipe(*fields, f"output_dir={tmp_path / 'whole'}", source=True))
+    recipe = make_recipe(*fields, f"output_dir={tmp_path / 'cut'}", source=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, callbacks=[Cut()])
+    resumed = train(recipe, resume=True)
+    files = [next(result.output_dir.glob("**/model.safetensors")) for result in (whole, resumed)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_source_that_is_too_small_is_said(make_recipe, capsys):
@@ -53,6 +90,7 @@ def test_a_run_trains_on_the_selected_rows(method, make_recipe, capsys):
     [
         (["source.mix=0.25"], "give mode joint"),
         (["source.mode=joint", "source.mix=1"], "less than 1"),
+        (["source.mode=joint", "source.mix=0.2", "adaptation=[{kind: mmd}]"], "both decide on source rows"),
         (["source.select.fraction=0"], "greater than 0"),
         (["source.select.method=moore"], "source.select.method"),
         (["source.select.fracton=0.5"], "did you mean 'fraction'"),
