@@ -169,7 +169,7 @@ def print_findings(findings: list[Finding]) -> None:
     }
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("what", "", "found", "what to do"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for finding in findings:
         table.add_row(finding.name, marks[finding.level], escape(finding.value), escape(finding.cure or ""))
     stdout().print(table)

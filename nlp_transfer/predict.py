@@ -81,7 +81,8 @@ def load_model(run: str | Path) -> TextModel:
 
     folder = Path(run)
     if not folder.is_dir():
-        found = "a file" if folder.exists() else did_you_mean(folder.name, _siblings(folder))
+        names = did_you_mean(folder.name, _siblings(folder))
+        found = "a file" if folder.exists() else f"no such folder; {names}"
         raise ModelError(
             f"{folder} is not a folder",
             expected="a run folder, or its model/",

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class ReplayedRows:
     """All target rows and, in every epoch, ``each`` other rows of a pool of source rows.
 
-    The same few source rows in every epoch would be learned by heart instead of keeping the source. A pool too
-    small for an epoch's share is gone through again, in another order. Within every epoch the drawn rows stand
-    in the order of their lengths, so a place holds rows of about one length and batches that were cut by
-    length fit all epochs. Who is drawn is a function of seed and epoch alone.
+    The same few source rows in every epoch would be learned by heart instead of keeping the source. A pool
+    too small for that is gone through again, in another order. Within every epoch the drawn rows stand in the
+    order of their lengths, so a place holds rows of about one length, and batches that were cut by length fit
+    all epochs. Who is drawn is a function of seed and epoch alone.
 
     Args:
         rows: encoded, with ``length``: the pool first, then the rows that every epoch shows.

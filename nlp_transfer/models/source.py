@@ -164,7 +164,7 @@ def _from_hub(name: str, revision: str | None, code: bool) -> ModelSource:
     raise ModelError(
         f"{name}: not a folder, not in the hub's cache, and the hub cannot be reached ({problem})",
         expected="a folder, a cached model, or a connection to the hub",
-        found=did_you_mean(name, [*_cached_names(), DEFAULT_MODEL]),
+        found=f"no such name; {did_you_mean(name, [*_cached_names(), DEFAULT_MODEL])}",
         fix=f"go online and run: hf download {name}; or give a folder; {DEFAULT_MODEL} works without the hub",
     )
 
@@ -196,7 +196,7 @@ def _ask_hub(name: str, revision: str | None) -> tuple[Any, str]:
         raise ModelError(
             f"{name}: neither a folder nor a model on the hub (or a private one without a token)",
             expected="a folder, or a hub id such as sentence-transformers/all-MiniLM-L6-v2",
-            found=did_you_mean(name, [*_cached_names(), DEFAULT_MODEL]),
+            found=f"no such name; {did_you_mean(name, [*_cached_names(), DEFAULT_MODEL])}",
             fix="check the name; for a private model run: hf auth login",
         ) from error
     except Exception as error:
@@ -324,7 +324,11 @@ def _no_such_folder(path: Path) -> ModelError:
     siblings = (
         [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
     )
-    found = did_you_mean(path.name, siblings) if siblings else f"no folder {path.parent} either"
+    found = (
+        f"no such name; {did_you_mean(path.name, siblings)}"
+        if siblings
+        else f"no folder {path.parent} either"
+    )
     return ModelError(
         f"model.name: {str(path)!r} is not a folder",
         expected="a checkpoint folder, or a hub id such as sentence-transformers/all-MiniLM-L6-v2",

@@ -5,23 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.markup import escape
+from rich.markup import escape, render
 from rich.table import Table
 
 from nlp_transfer.console import stdout
 from nlp_transfer.reporting.summary import human
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from nlp_transfer.export import Exported
     from nlp_transfer.numeric.transferability import Estimate
     from nlp_transfer.selection.choices import Option
     from nlp_transfer.selection.plan import Plan
-    from nlp_transfer.selection.rank import Ranking
+    from nlp_transfer.selection.rank import Candidate, Ranking
     from nlp_transfer.training.search import Search
 
 
+KEPT_COLUMNS = 3
+"""Of a ranking, besides the place: model, score, seconds stay in any terminal."""
 ROWS = {
     "classification": "rows with labels",
     "regression": "rows with ratings",
@@ -32,32 +35,17 @@ ROWS = {
 def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
     """Models for a target, best first, each score with its interval, beside the cost."""
     console, titles = stdout(), ranking.titles
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    table.add_column("model", overflow="fold")
-    for title in [*titles.values(), "parameters", "disk MB", "memory MB", "s / 1,000 texts"]:
-        table.add_column(title, justify="right")
-    for place, candidate in enumerate(ranking.candidates, 1):
-        if candidate.error is not None:
-            continue
-        layer = "" if candidate.layer in ("last", "all") else f" [dim]layer {candidate.layer}[/dim]"
-        assert candidate.parameters is not None
-        table.add_row(
-            str(place),
-            escape(candidate.model) + layer,
-            *(_score(candidate.scores[name], full=name == ranking.score) for name in titles),
-            human(candidate.parameters),
-            f"{candidate.disk_mb:,.0f}",
-            f"{candidate.memory_mb:,.0f}",
-            f"{candidate.seconds_per_1000:.1f}{' *' if candidate.pareto else '  '}",
-        )
+    judged = [one for one in ranking.candidates if one.error is None]
     rows = ROWS[ranking.objective]
     console.print(f"[bold]{escape(ranking.target)}[/bold]  {ranking.rows:,} {rows}")
-    if table.row_count:
+    if judged:
+        table, complete = _ranking_table(ranking, judged, console.width)
         console.print(table)
         console.print(
-            f"[dim]ordered by {titles[ranking.score]}; 95 % intervals over resamples of the rows; "
-            "* no other model is both better and faster[/dim]"
+            f"[dim]ordered by {titles[ranking.score]}, 95 % intervals over resamples of the rows; seconds "
+            "for 1,000 texts; * no other model is both better and faster"
+            + ("" if complete else "; more columns in a wider terminal, or with --output")
+            + "[/dim]"
         )
     for candidate in ranking.candidates:
         if candidate.error is not None:
@@ -68,8 +56,41 @@ def print_ranking(ranking: Ranking, output: Path | None = None) -> None:
         console.print(f"figures in [bold]{escape(str(output))}[/bold], page [bold]{page}[/bold]")
 
 
+def _ranking_table(ranking: Ranking, judged: Sequence[Candidate], width: int) -> tuple[Table, bool]:
+    """Place, model, score and as many other columns as ``width`` has room for; whether these are all."""
+    first = ranking.score
+    columns = {
+        "": [str(place) for place, _ in enumerate(judged, 1)],
+        "model": [escape(one.model) for one in judged],
+        ranking.titles[first]: [_score(one.scores[first], full=True) for one in judged],
+        "s/1,000": [f"{one.seconds_per_1000:.1f}{' *' if one.pareto else '  '}" for one in judged],
+        "layer": [str(one.layer) for one in judged],
+        "weights": [human(one.parameters or 0) for one in judged],
+    }
+    for name, title in ranking.titles.items():
+        if name != first:
+            columns[title] = [_score(one.scores[name], full=False) for one in judged]
+    columns["disk MB"] = [f"{one.disk_mb:,.0f}" for one in judged]
+    columns["memory MB"] = [f"{one.memory_mb:,.0f}" for one in judged]
+    if all(one.layer in ("last", "all") for one in judged):
+        del columns["layer"]
+    table, room = Table(box=box.SIMPLE_HEAD), width - 2
+    kept: list[list[str]] = []
+    for title, cells in columns.items():
+        needed = max(len(render(text).plain) for text in (title, *cells)) + 3
+        room -= needed
+        if room < 0 and len(kept) > KEPT_COLUMNS:
+            break
+        kept.append(cells)
+        numbers = title not in ("", "model")
+        table.add_column(title, justify="right" if numbers else "left", no_wrap=numbers, overflow="fold")
+    for row in zip(*kept, strict=True):
+        table.add_row(*row)
+    return table, len(kept) == len(columns)
+
+
 def _score(found: Estimate, *, full: bool) -> str:
-    return f"{found.value:.3f}" + (f" [dim]({found.low:.3f} to {found.high:.3f})[/dim]" if full else "")
+    return f"{found.value:.3f}" + (f" [dim]\\[{found.low:.3f}, {found.high:.3f}][/dim]" if full else "")
 
 
 def print_plan(plan: Plan, output: Path | None = None) -> None:

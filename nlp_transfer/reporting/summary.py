@@ -256,13 +256,15 @@ def print_recipes() -> None:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("recipe", no_wrap=True)
     table.add_column("does")
-    table.add_column("on real reviews")
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0]
         family, _, kind = name.partition("/")
         measured = remark(kind.replace("-", "_")) if family == "adaptation" else ""
-        table.add_row(name, escape(first.lstrip("# ").strip()), measured)
+        does = escape(first.lstrip("# ").strip())
+        table.add_row(name, f"{does} [bold]{escape(f'[{measured}]')}[/bold]" if measured else does)
     stdout().print(table)
     stdout().print(
-        "[dim]nlp-transfer recipes show NAME > my.yaml    nlp-transfer train NAME key=value ...[/dim]"
+        "[dim]In brackets: target accuracy on real review pairs, beside training on the source alone, "
+        "without target labels.[/dim]\n"
+        "nlp-transfer recipes show NAME > my.yaml    nlp-transfer train NAME key=value ..."
     )

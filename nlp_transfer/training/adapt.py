@@ -179,7 +179,7 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         partners = tuple(others)
     if not penalties:
         batched = setup.task.training_rows(rows, setup.recipe.training, setup.recipe.seed)
-        draws = [EpochSeed(rows)] if isinstance(rows, ReplayedRows) else []
+        draws: list[TrainerCallback] = [EpochSeed(rows)] if isinstance(rows, ReplayedRows) else []
         return Ready(model, batched, step.collate, draws)
     module = AdaptedModel(model, penalties)
     callbacks: list[TrainerCallback] = [PenaltySchedule(module), PenaltyGuard(penalties)]

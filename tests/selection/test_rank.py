@@ -1,17 +1,20 @@
 """Ranking of models: planted quality is found, failures are shown, cost stands beside it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
+from rich.console import Console
 from transformers import AutoTokenizer
 
 from nlp_transfer.cli import main
 from nlp_transfer.data.options import SAMPLE_FOLDER
 from nlp_transfer.errors import OutputError
 from nlp_transfer.numeric.layer_choice import best_layer, selection_optimism
-from nlp_transfer.numeric.transferability import SCORES
-from nlp_transfer.selection.rank import Ranking, rank_models
+from nlp_transfer.numeric.transferability import SCORES, Estimate, scores_of
+from nlp_transfer.reporting.selection import print_ranking
+from nlp_transfer.selection.rank import Candidate, Ranking, rank_models
 from tests.tiny import tiny_model
 from tests.translators import tiny_translator
 
@@ -131,8 +134,25 @@ def test_the_command_takes_several_models_after_one_option(noise, capsys, monkey
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "linear probe" in shown
-    assert "s / 1,000 texts" in shown
+    assert "memory MB" in shown
     assert "failed  no/such:" in shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_the_table_fits_the_terminal(width, capsys, monkeypatch):
+    """Columns without room are left out, and that is said; what is shown is whole."""
+    scores = {name: Estimate(0.8544, 0.7961, 0.9129) for name in scores_of("classification")}
+    names = ["sentence-transformers/all-MiniLM-L6-v2", "intfloat/e5-small"]
+    candidates = [Candidate(name, scores, 6, 22_700_000, 91, 163, 13.5, pareto=True) for name in names]
+    console = Console(width=width, force_terminal=False, highlight=False)
+    monkeypatch.setattr("nlp_transfer.reporting.selection.stdout", lambda: console)
+    print_ranking(Ranking("sample:cafes", "classification", 200, "linear_probe", candidates))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= width
+    assert "\u2026" not in shown
+    for name in names:
+        assert re.search(rf"{name} +0\.854 \[0\.796, 0\.913\] +13\.5 \*", shown)
+    assert ("memory MB" in shown) == ("more columns" not in shown) == (width == 200)
 
 
 def test_sources_are_ranked_by_the_forecast_of_the_shift(capsys, monkeypatch, tmp_path):
