@@ -282,5 +282,7 @@ def find_recipe(path: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(path) in shipped:
         return shipped[str(path)]
-    message = f"no such file, and no shipped recipe of this name: {did_you_mean(path, shipped)}"
+    beside = [str(file) for pattern in ("*.yaml", "*.yml") for file in Path(path).parent.glob(pattern)]
+    names = did_you_mean(path, [*beside, *shipped])
+    message = f"no such file, and no shipped recipe of this name: {names}"
     raise RecipeError(str(path), [Problem("recipe", None, message)])

@@ -195,6 +195,14 @@ def test_shipped_recipes_are_valid_and_documented(name):
     assert Recipe.from_dict(yaml.safe_load(recipe.dump())) == recipe
 
 
+def test_a_mistyped_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "my.yaml").write_text("target: {}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for given in ("my.yml", str(tmp_path / "my.yml")):
+        with pytest.raises(RecipeError, match=r"did you mean '.*my\.yaml'"):
+            find_recipe(given)
+
+
 def test_there_are_enough_recipes():
     names = shipped_recipes()
     wanted = ["full", "partial", "gradual-unfreezing", "layer-decay", "frozen", "lora", "dora", "ratings"]

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class AdversarialOptions(AdaptationOptions):
     """What the adversarial methods share."""
 
-    weight: float = Field(default=1.0, gt=0)
-    """Largest factor of the reversed gradient that reaches the encoder (lambda)."""
+    weight: float = Field(default=0.03, gt=0)
+    """Largest factor of the reversed gradient that reaches the encoder (lambda). The paper's 1.0, and often
+    0.1, tears a pretrained encoder apart under Adam: the classifier ends at chance."""
     schedule: Literal["constant", "ramp"] = "ramp"
     """ramp: from 0 at the first step to ``weight`` (Ganin et al. 2016), or constant."""
     hidden: int = Field(default=256, ge=1)

@@ -100,12 +100,13 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
     for reason in plan.reasons:
         console.print(f"  {escape(reason)}")
     table = Table(box=box.SIMPLE_HEAD)
-    for title in ("strategy", "source", "weighted"):
+    for title in ("", "strategy", "source", "weighted"):
         table.add_column(title, overflow="fold")
     for title in ("expected accuracy", "80 %", "minutes", "GB"):
         table.add_column(title, justify="right")
     for option in plan.options:
-        table.add_row(*_option_cells(option), style="bold" if option == plan.choice else None)
+        chosen = option == plan.choice
+        table.add_row(">" if chosen else "", *_option_cells(option), style="bold" if chosen else None)
     console.print(table)
     if output is not None:
         console.print(f"nlp-transfer train [bold]{escape(str(output))}[/bold]")

@@ -41,17 +41,20 @@ def reasons(
     """Why, with the figures: transfer or not, the source, weights, the strategy, the limits."""
     found = [*_about_sources(known), *_about_weights(known), *_about_strategies(choice, options)]
     found.append(_about_cost(choice, budget_minutes, memory_gb))
-    ruled_out = {(option.strategy, option.why_not) for option in options if option.why_not}
-    found += [f"{strategy} is ruled out: {why}." for strategy, why in sorted(map(_words, ruled_out))]
+    found += [
+        f"{option.strategy} {_where(option)} is ruled out: {option.why_not}."
+        for option in options
+        if option.why_not
+    ]
     for report in known.reports:
-        if report.risk is not None:
-            outside = report.risk.evidence.outside
-            found += [f"Read the forecast for {report.source.name} with care: {text}." for text in outside]
+        if report.risk is not None and report.risk.evidence.outside:
+            outside = "; ".join(report.risk.evidence.outside)
+            found.append(f"Read the forecast for {report.source.name} with care: {outside}.")
     return tuple(dict.fromkeys(found))
 
 
-def _words(pair: tuple[str, str | None]) -> tuple[str, str]:
-    return pair[0], str(pair[1])
+def _where(option: Option) -> str:
+    return f"with {option.source}" if option.source else "on the target alone"
 
 
 def _about_sources(known: Known) -> list[str]:
@@ -102,14 +105,11 @@ def _about_strategies(choice: Option, options: Sequence[Option]) -> list[str]:
         own = [option for option in options if option.strategy == strategy]
         if own:
             best = max(own, key=lambda option: option.accuracy.estimate)
+            best = choice if strategy == choice.strategy else best
             low, high = (percent(value) for value in (best.accuracy.low, best.accuracy.high))
-            where = f"with {best.source}" if best.source else "on the target alone"
-            if strategy == choice.strategy:
-                best, where = choice, f"with {choice.source}" if choice.source else "on the target alone"
-                low, high = (percent(value) for value in (choice.accuracy.low, choice.accuracy.high))
             found.append(
-                f"{strategy} {where}: expected accuracy {percent(best.accuracy.estimate)} (80 % interval "
-                f"{low} to {high}), {best.minutes:.1f} minutes."
+                f"{strategy} {_where(best)}: expected accuracy {percent(best.accuracy.estimate)} (80 % "
+                f"interval {low} to {high}), {best.minutes:.1f} minutes."
             )
     return found
 

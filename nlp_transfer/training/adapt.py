@@ -163,12 +163,13 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         ModelError: a teacher that cannot be loaded, or whose classes are others.
     """
     penalties: dict[str, Any] = {}
+    classes = unwrap(model).config.num_labels
     if step.penalized:
         size = feature_size(model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.recipe.seed)
             for method in setup.adaptations("penalty"):
-                penalties[method.options.kind] = method.build(size, unwrap(model).config.num_labels)
+                penalties[method.options.kind] = method.build(size, classes)
     rows, partners = step.rows, step.partners
     if step.taught:
         from nlp_transfer.training.teacher import add_teacher
@@ -182,7 +183,7 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         draws: list[TrainerCallback] = [EpochSeed(rows)] if isinstance(rows, ReplayedRows) else []
         return Ready(model, batched, step.collate, draws)
     module = AdaptedModel(model, penalties)
-    callbacks: list[TrainerCallback] = [PenaltySchedule(module), PenaltyGuard(penalties)]
+    callbacks: list[TrainerCallback] = [PenaltySchedule(module), PenaltyGuard(penalties, classes)]
     if not partners:
         return Ready(module, rows, step.collate, callbacks)
     pairs = PairedRows(rows, partners[0], setup.recipe.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +23,8 @@ SETTLED = 0.25
 SATURATED, CHANCE = 0.99, 0.02
 SWAMPED = 5.0
 """Penalty over task loss, from which on the task is hardly heard."""
+GUESSING = 0.98
+"""Share of the loss of an even guess, from which on the classifier has learned nothing."""
 
 
 class Figures:
@@ -61,10 +64,16 @@ class PenaltySchedule(TrainerCallback):
 
 
 class PenaltyGuard(TrainerCallback):
-    """Warn, once each, of a discriminator that has won or lost and of a penalty that swamps the task."""
+    """Warn, once each, of a discriminator that has won or lost and of a penalty that swamps the task.
 
-    def __init__(self, penalties: Mapping[str, Penalty]) -> None:
+    Args:
+        penalties: by name.
+        classes: outputs of the classifier; 1 of a regression.
+    """
+
+    def __init__(self, penalties: Mapping[str, Penalty], classes: int = 1) -> None:
         self.penalties = dict(penalties)
+        self.even = math.log(classes)
         self.told: set[str] = set()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -77,6 +86,11 @@ class PenaltyGuard(TrainerCallback):
                 self._check_accuracy(name, accuracy)
             if loss is not None and not penalty.adversarial:
                 self._check_share(name, loss, logs.get("task_loss"))
+        if late and self.even and logs.get("task_loss", 0.0) >= GUESSING * self.even:
+            self._tell(
+                f"the task's loss ({logs['task_loss']:.3f}) is that of guessing: the classifier learns "
+                f"nothing beside {' and '.join(self.penalties)}; lower weight, or change the learning rate"
+            )
 
     def _check_accuracy(self, name: str, accuracy: float) -> None:
         if accuracy >= SATURATED:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import is_main_process, warn
-from nlp_transfer.errors import OutputError
+from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.recipe import Recipe
 from nlp_transfer.training.artifacts import RunFolder, write_json
@@ -34,6 +34,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     since what a checkpoint holds, such as the learning-rate schedule, stays as it was.
 
     Raises:
+        DataError: a data file of the interrupted run is gone.
         OutputError: the run is finished, its task, model, data, strategy or early stopping differ, or a phase
             that it did not finish has saved nothing but weights.
     """
@@ -53,6 +54,14 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     before, now = Recipe.load(saved).resolved(), recipe.resolved()
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
     changed -= {"output_dir", "shift"}
+    for place in _places([before.get(key) for key in changed & {"source", "target"}]):
+        if Path(place).is_absolute() and not Path(place).exists():
+            raise DataError(
+                f"{place} is gone: the interrupted run in {folder.path} reads it",
+                expected="the data files of the run",
+                found="no such file",
+                fix="put it back, choose another output_dir, or pass --overwrite",
+            )
     if changed - {"training"}:
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run of another recipe",
@@ -67,6 +76,15 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
             f"resuming with other training fields ({', '.join(names)}): what the checkpoint holds, such as "
             "the learning-rate schedule, stays as it was"
         )
+
+
+def _places(value: Any) -> Iterator[str]:
+    """All texts within a recipe's values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _places(item)
 
 
 def _refuse_weights_alone(phase: Path) -> None:

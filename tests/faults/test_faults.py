@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
-from nlp_transfer import train
+from nlp_transfer import Recipe, train
 from nlp_transfer.errors import DataError, InterruptedTraining, OutputError, TrainingError
 from nlp_transfer.training.checkpoints import damage, last_checkpoint
 from nlp_transfer.training.trainer import TransferTrainer
@@ -218,6 +219,23 @@ def test_data_file_has_vanished_when_the_run_is_resumed(make_recipe, data, tmp_p
     with pytest.raises(DataError, match=r"gone\.jsonl"):
         train(recipe, resume=True)
     assert last_checkpoint(phase_of(recipe)).name == "checkpoint-2"
+
+
+def test_data_file_beside_the_recipe_has_vanished(make_recipe, data, tmp_path):
+    """Its name in the recipe is relative; that it is gone does not make the recipe another one."""
+    gone = tmp_path / "gone.jsonl"
+    shutil.copy(data["target.train"], gone)
+    values = make_recipe(*STEPS).resolved()
+    values["target"]["train"] = gone.name
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(Crash):
+        train(Recipe.load(file), callbacks=[CrashAfter(3)])
+    gone.unlink()
+    with pytest.raises(DataError, match=r"(?s)gone\.jsonl is gone.*put it back"):
+        train(Recipe.load(file), resume=True)
+    shutil.copy(data["target.train"], gone)
+    assert train(Recipe.load(file), resume=True).metrics["phases"][-1]["resumed_at"] == 2
 
 
 @pytest.mark.parametrize(

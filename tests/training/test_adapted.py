@@ -351,8 +351,11 @@ def test_guard_names_what_goes_wrong(unlabelled, capsys):
     train(unlabelled(*steps, adaptation=[still], name="guesses"))
     first = capsys.readouterr().err
     assert first.count("the discriminator guesses") <= 1
-    train(unlabelled(*steps, adaptation=[{"kind": "mmd", "weight": 0.01}], name="quiet"))
-    assert "swamps" not in capsys.readouterr().err
+    mild = [{"kind": "mmd", "weight": 0.01}]
+    train(unlabelled(*steps, "training.learning_rate=1e-9", adaptation=mild, name="nothing-learned"))
+    assert "that of guessing: the classifier learns nothing beside mmd" in capsys.readouterr().err
+    train(unlabelled(*steps, "training.num_train_epochs=4", adaptation=mild, name="quiet"))
+    assert not {"swamps", "guessing"} & set(capsys.readouterr().err.split())
 
 
 def test_a_discriminator_that_wins_is_reported(make_recipe, tmp_path, capsys):
