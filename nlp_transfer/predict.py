@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.console import calm
+from nlp_transfer.console import calm, warn
 from nlp_transfer.data.columns import find_text_column
 from nlp_transfer.data.domains import load_domain
 from nlp_transfer.data.options import place_options
@@ -165,9 +165,9 @@ def predict_file(
         raise OutputError(f"--output {output} is the input file", fix="choose another --output")
     if not batch_rows > 0:
         raise DataError("batch_rows must be positive", found=str(batch_rows))
-    writer = PartialWriter(output, overwrite=overwrite, resume=resume)
     rows = iter_rows(source)
     first = list(islice(rows, batch_rows))
+    writer = PartialWriter(output, overwrite=overwrite, resume=resume)
     columns = writer.fact("columns", list(dict.fromkeys(key for row in first for key in row)))
     pairs, column = _text_column(run, source, columns, first[0], text_column)
     model = load_model(run)
@@ -175,19 +175,22 @@ def predict_file(
     writer.same({**_identity(model), "column": column, "columns": columns, "precision": bf16}, source)
     rows = chain(first, rows)
     writer.skip(rows, source)
+    empty = 0
     with writer, bf16_settled(bf16):
         for chunk in _chunks(rows, batch_rows):
             inputs = [row.get("translation") or {} for row in chunk] if pairs else chunk
             _check_rows(source, inputs, list(inputs[0]) if pairs else columns, column, writer.rows)
-            predictions = [
-                _flat(prediction) for prediction in model.predict([row.get(column) or "" for row in inputs])
-            ]
+            texts = [row.get(column) or "" for row in inputs]
+            empty += sum(not text.strip() for text in texts)
+            predictions = [_flat(prediction) for prediction in model.predict(texts)]
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
                 writer.read(row)
                 new = {names[key]: value for key, value in prediction.items()}
                 writer.write({**{key: row.get(key) for key in columns}, **new})
             writer.checkpoint(len(chunk))
+    if empty:
+        warn(f"{source}: {empty:,} texts are empty; their rows hold what the model makes of nothing")
     return writer.rows, time.perf_counter() - started
 
 

@@ -132,6 +132,12 @@ class Recipe(Options):
                     f"strategy.{given[0]} is for classifiers: strategy frozen with the task translation "
                     "trains the decoder on cached encoder outputs and has no options"
                 )
+        selection = None if self.source is None else self.source.select
+        if self.model.init == "scratch" and selection is not None and selection.method == "similarity":
+            raise ValueError(
+                "source.select.method similarity compares embeddings of a pretrained model, and model.init "
+                "scratch has none: use moore_lewis"
+            )
         if self.model.init == "scratch" and self.strategy.kind != "full":
             raise ValueError(
                 f"model.init scratch has nothing pretrained to keep: strategy {self.strategy.kind} "

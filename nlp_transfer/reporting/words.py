@@ -27,6 +27,8 @@ METRIC_NAMES = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
+ERRORS = {"ter", "expected_calibration_error", "loss", "mse", "mae"}
+"""Metrics of which less is better."""
 STRATEGIES = {"frozen": "a frozen encoder", "full": "full fine-tuning", "lora": "LoRA fine-tuning"}
 SUPERSCRIPT = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
@@ -179,7 +181,7 @@ def change(name: str, difference: dict[str, Any]) -> str:
     """A paired difference with its interval, in the metric's own unit: points of shares, else plain."""
     value, low, high = (_signed(name, difference[end]) for end in ("value", "low", "high"))
     unit = " points" if name == "accuracy" else ""
-    return f"{value}{unit} [{low}, {high}]"
+    return f"{value}{unit} [{low}, {high}]" + (", less is better" if name in ERRORS else "")
 
 
 def against_baselines(domains: dict[str, dict[str, Any]]) -> list[str]:

@@ -222,6 +222,13 @@ def test_half_precision_that_overflows_is_refused(translators, tmp_path):
     ("changes", "message"),
     [
         ({"model": {"init": "scratch"}, "strategy": {"kind": "lora"}}, "nothing pretrained"),
+        (
+            {
+                "model": {"init": "scratch"},
+                "source": {"dataset": "sample:travel", "select": {"method": "similarity"}},
+            },
+            "use moore_lewis",
+        ),
         ({"model": {"pooling": "mean"}}, "model.pooling"),
         ({"strategy": {"kind": "frozen", "head": "mlp"}}, "strategy.head"),
         ({"task": {"kind": "translation", "source_lang": "de", "target_lang": "de"}}, "two languages"),

@@ -242,7 +242,7 @@ def test_ratings_are_compared_by_their_squared_error():
 def test_one_rating_is_compared_without_ends():
     found = plain(paired_figures(np.array([-0.1]), np.array([-0.3]), greater_is_better=False))
     assert found == {"value": pytest.approx(-0.2), "low": None, "high": None, "baseline": 0.3}
-    assert change("mse", found) == "\u22120.200 [–, –]"
+    assert change("mse", found) == "\u22120.200 [–, –], less is better"
 
 
 @pytest.mark.parametrize("kind", ["density_ratio", "kmm", "kliep"])
