@@ -197,8 +197,21 @@ def print_ranking(reports: Sequence[ShiftReport]) -> None:
     if reports[0].risk is not None:
         advice = reports[0].risk.advice
         console.print(f"[bold]Advice for {escape(reports[0].source.name)}:[/bold] {escape(advice)}.")
-    for caveat in dict.fromkeys(caveat for report in reports for caveat in report.caveats):
+    for caveat in _caveats(reports):
         console.print(f"[dim]Note: {escape(caveat)}[/dim]")
+
+
+def _caveats(reports: Sequence[ShiftReport]) -> list[str]:
+    """Each caveat once; one that is not true of all pairs names those that it is true of."""
+    pairs: dict[str, list[str]] = {}
+    several = len({report.source.name for report in reports}) > 1
+    for report in reports:
+        for caveat in report.caveats:
+            pairs.setdefault(caveat, []).append((report.source if several else report.target).name)
+    return [
+        caveat if len(names) == len(reports) else f"{', '.join(names)}: {caveat}"
+        for caveat, names in pairs.items()
+    ]
 
 
 def _print_translation_ranking(reports: Sequence[ShiftReport]) -> None:
@@ -221,7 +234,7 @@ def _print_translation_ranking(reports: Sequence[ShiftReport]) -> None:
     console.print(table)
     for report in reports:
         console.print(f"[bold]{escape(report.target.name)}:[/bold] {escape(words.advice(report) or '')}.")
-    for caveat in dict.fromkeys(caveat for report in reports for caveat in report.caveats):
+    for caveat in _caveats(reports):
         console.print(f"[dim]Note: {escape(caveat)}[/dim]")
 
 

@@ -355,6 +355,13 @@ def test_several_sources_are_ranked_by_the_forecast(files, words, tmp_path, caps
     print_shift_reports(reports, None)
     printed = capsys.readouterr().out
     assert printed.index("books") < printed.index("flipped")
+    several = [
+        replace(found, caveats=("of all", *extra))
+        for found, extra in zip(reports, [["own"], [], []], strict=True)
+    ]
+    print_shift_reports(several, None)
+    printed = capsys.readouterr().out
+    assert printed.count("Note: of all") == printed.count("Note: books: own") == 1
 
 
 def test_notes_are_only_said_to_stand_where_they_do(files, report, capsys):
