@@ -8,13 +8,13 @@ import pydantic
 from pydantic import Field
 
 from nlp_transfer.adaptation.base import Adaptation, AdaptationOptions
+from nlp_transfer.data.labels import IGNORED_LABEL
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 Objective = Literal["masked", "spans", "causal"]
-IGNORED = -100
 
 
 class PretrainingOptions(AdaptationOptions):
@@ -72,7 +72,7 @@ def mask_tokens(
     """
     import numpy as np
 
-    labels = np.full(len(ids), IGNORED, dtype=np.int64)
+    labels = np.full(len(ids), IGNORED_LABEL, dtype=np.int64)
     corrupted = np.array(ids, dtype=np.int64)
     open_ = np.flatnonzero(~special)
     if not len(open_):

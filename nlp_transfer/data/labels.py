@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
+IGNORED_LABEL = -100
+"""The number of a row or token whose loss does not count; transformers and torch do not count it either."""
 _INTEGER = re.compile(r"([+-]?)(0|[1-9]\d*)(\.0*)?")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+")
 _STARS = re.compile(r"(\d+(?:\.\d+)?)(?:\s*stars?)?", re.IGNORECASE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.errors import ModelError
 from nlp_transfer.models import load
 from nlp_transfer.models.inference import token_batches
@@ -231,9 +232,9 @@ def target_losses(
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16):
             logits = model(**inputs).logits
         losses = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
         ).view(labels.shape)
-        tokens = labels.ne(-100).sum(1)
+        tokens = labels.ne(IGNORED_LABEL).sum(1)
         parts.append((indices, losses.sum(1).double().cpu().numpy(), tokens.double().cpu().numpy()))
     model.train(was_training)
     parts = [part for shared in gather(parts) for part in shared]

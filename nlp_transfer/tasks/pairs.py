@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.data.replay import ReplayedRows
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class PairCollator:
             rows = [row for batch in rows for row in batch]
         batch: dict[str, Any] = self._source(rows)
         if "labels" in rows[0]:
-            labels = _padded([row["labels"] for row in rows], -100, self.multiple)
+            labels = _padded([row["labels"] for row in rows], IGNORED_LABEL, self.multiple)
             batch["labels"] = labels
             if self.model is not None:
                 batch["decoder_input_ids"] = decoder_inputs(self.model, labels)
@@ -143,7 +144,7 @@ def decoder_inputs(model: Any, labels: Tensor) -> Tensor:
         return model.prepare_decoder_input_ids_from_labels(labels=labels)
     moved = torch.full_like(labels, model.config.decoder_start_token_id)
     moved[:, 1:] = labels[:, :-1]
-    return moved.masked_fill(moved == -100, model.config.pad_token_id)
+    return moved.masked_fill(moved == IGNORED_LABEL, model.config.pad_token_id)
 
 
 def _padded(sequences: list[list[int]], value: int, multiple: int) -> Tensor:

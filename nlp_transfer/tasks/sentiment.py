@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.errors import ModelError
 from nlp_transfer.tasks.base import BestMetric, Task
 from nlp_transfer.tasks.sentiment_options import SentimentOptions
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from nlp_transfer.tasks.encoding import EncodedStream
 
 __all__ = ["SentimentOptions", "SentimentTask"]
-
-IGNORED_LABEL = -100
-"""Rows with this class id add nothing to the loss; ``transformers.Trainer`` does not count them either."""
 
 
 class SentimentTask(Task[SentimentOptions]):

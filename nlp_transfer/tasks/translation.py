@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.errors import DataError, ModelError
 from nlp_transfer.models.languages import Languages
 from nlp_transfer.tasks.base import BestMetric, Task
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["TranslationOptions", "TranslationTask"]
-
-IGNORED_LABEL = -100
-"""Padding of the labels: adds nothing to the loss, and is not counted."""
 
 
 class TranslationTask(Task[TranslationOptions]):

@@ -13,13 +13,14 @@ from transformers import TrainerCallback
 from nlp_transfer.adaptation.relational import TeacherMethod
 from nlp_transfer.adaptation.self_training import SelfTraining
 from nlp_transfer.console import notice, warn
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.data.replay import ReplayedRows
 from nlp_transfer.data.stream import StreamedRows
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.features import unwrap
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import main_first
-from nlp_transfer.training.paired import IGNORED_LABEL, EpochSeed, PairedCollator, PairedRows
+from nlp_transfer.training.paired import EpochSeed, PairedCollator, PairedRows
 from nlp_transfer.training.penalty_log import PenaltyGuard, PenaltySchedule
 from nlp_transfer.training.phases import Setup, plan_phases, target_texts
 from nlp_transfer.training.together import AdaptedModel

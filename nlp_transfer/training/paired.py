@@ -9,14 +9,12 @@ import numpy as np
 from torch.utils.data import Dataset as TorchDataset
 from transformers import TrainerCallback
 
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.numeric.weights import draw_by_weight
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor
-
-IGNORED_LABEL = -100
-"""The label of rows whose task loss does not count; ``transformers.Trainer`` does not count them either."""
 
 
 class PairedRows(TorchDataset):

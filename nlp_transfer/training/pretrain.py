@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from nlp_transfer.adaptation.pretraining import IGNORED, Objective, Pretraining, corrupt_spans, mask_tokens
+from nlp_transfer.adaptation.pretraining import Objective, Pretraining, corrupt_spans, mask_tokens
 from nlp_transfer.console import notice
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.errors import ModelError
 from nlp_transfer.models import load
 from nlp_transfer.models.features import encoder_of
@@ -175,7 +176,7 @@ class CorruptedTexts(TorchDataset):
                 bare, self.sentinels, options.mask_share, options.span_length, cast(int, self.end), rng
             )
         else:
-            labels = np.append(ids[1:], IGNORED)
+            labels = np.append(ids[1:], IGNORED_LABEL)
         return {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids), "labels": labels.tolist()}
 
 
@@ -202,7 +203,7 @@ class CorruptedCollator:
         inputs = [{name: row[name] for name in ("input_ids", "attention_mask")} for row in rows]
         batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
         longest = max(len(row["labels"]) for row in rows)
-        padded = [row["labels"] + [IGNORED] * (longest - len(row["labels"])) for row in rows]
+        padded = [row["labels"] + [IGNORED_LABEL] * (longest - len(row["labels"])) for row in rows]
         return {**batch, "labels": torch.tensor(padded)}
 
 
@@ -284,7 +285,7 @@ class LanguageModel(Together):
     ) -> dict[str, Tensor]:
         """The cross-entropy of the predicted tokens: their sum over ``num_items_in_batch``, else their
         mean."""
-        where = labels != IGNORED
+        where = labels != IGNORED_LABEL
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.objective == "spans":
             logits = self.language_model(**inputs, labels=labels, use_cache=False).logits[where]

@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 
 from nlp_transfer.console import notice
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.data.replay import ReplayedRows
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.load import resolve_max_length
@@ -42,7 +43,7 @@ from nlp_transfer.training.faults import (
     smaller_batch,
     train_safely,
 )
-from nlp_transfer.training.paired import IGNORED_LABEL, PairedRows
+from nlp_transfer.training.paired import PairedRows
 from nlp_transfer.training.penalty_log import Figures, split_loss
 from nlp_transfer.training.record import phase_record
 from nlp_transfer.training.resume import keep_phase, load_phase, stopped_early

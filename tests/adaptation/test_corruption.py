@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlp_transfer.adaptation.pretraining import IGNORED, corrupt_spans, mask_tokens
+from nlp_transfer.adaptation.pretraining import corrupt_spans, mask_tokens
+from nlp_transfer.data.labels import IGNORED_LABEL
 
 END, FIRST_SENTINEL = 1, 1000
 
@@ -34,7 +35,7 @@ def test_masked_tokens_are_shared_out_as_in_bert():
     ids = rng.integers(10, 500, 40_000)
     special = np.arange(len(ids)) % 10 == 0
     corrupted, labels = mask_tokens(ids, special, 0.15, 4, 500, rng)
-    chosen = labels != IGNORED
+    chosen = labels != IGNORED_LABEL
     assert not (chosen & special).any()
     assert np.array_equal(labels[chosen], ids[chosen])
     assert np.array_equal(corrupted[~chosen], ids[~chosen])
@@ -47,6 +48,6 @@ def test_short_texts_still_have_something_to_predict():
     rng = np.random.default_rng(0)
     for _ in range(20):
         _, labels = mask_tokens(np.array([2, 7, 3]), np.array([True, False, True]), 0.01, 4, 500, rng)
-        assert labels.tolist() == [IGNORED, 7, IGNORED]
+        assert labels.tolist() == [IGNORED_LABEL, 7, IGNORED_LABEL]
     _, labels = mask_tokens(np.array([2, 3]), np.array([True, True]), 0.5, 4, 500, rng)
-    assert (labels == IGNORED).all()
+    assert (labels == IGNORED_LABEL).all()

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from nlp_transfer import train
+from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.errors import ModelError, RecipeError
 from nlp_transfer.models.load import ModelOptions, locate
-from nlp_transfer.training.paired import IGNORED_LABEL, PairedCollator, PairedRows
+from nlp_transfer.training.paired import PairedCollator, PairedRows
 from nlp_transfer.training.together import AdaptedModel, Together
 from tests.tiny import tiny_model
 from tests.training.conftest import CrashAfter, Record, equal_weights, planted_rows, weights, write_rows
