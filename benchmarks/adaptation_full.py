@@ -25,11 +25,22 @@ METHODS: dict[str, list[dict[str, Any]] | None] = {
 }
 
 
+def settings(method: str) -> dict[str, Any]:
+    """What a cell depends on beside its pair and seed."""
+    from nlp_transfer.adaptation import ADAPTATIONS
+
+    chosen = [ADAPTATIONS[one["kind"]][1](**one).model_dump() for one in METHODS[method] or []]
+    return {"rows": ROWS, "length": LENGTH, "batch": BATCH, "rate": RATE, "epochs": EPOCHS, "methods": chosen}
+
+
 def cell(work: Path, source: str, target: str, method: str, seed: int) -> dict[str, Any]:
     """Which test rows one run gets right, and its processor seconds; a finished cell is read from disk."""
     record = work / f"full.{source}.{target}.{method}.{seed}.json"
     if record.exists():
-        return json.loads(record.read_text("utf-8"))
+        found = json.loads(record.read_text("utf-8"))
+        if found["settings"] != settings(method):
+            raise SystemExit(f"{record} is of other settings: delete it")
+        return found
     rows = {domain: texts(domain) for domain in (source, target)}
     pair = split(source, target, (len(rows[source][0]), len(rows[target][0])), seed, ROWS)
     folder = work / f"runs.{source}.{target}.{seed}"
@@ -40,6 +51,7 @@ def cell(work: Path, source: str, target: str, method: str, seed: int) -> dict[s
         "target": target,
         "method": method,
         "seed": seed,
+        "settings": settings(method),
         "accuracy": float(right.mean()),
         "seconds": time.process_time() - started,
         "right": "".join("01"[int(value)] for value in right),

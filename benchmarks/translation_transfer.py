@@ -37,7 +37,7 @@ MODEL = DATA.parent.parent / "models" / "marian-captions-de-en"
 SIZES = {"500": 6, "2000": 3, "all": 2}
 """Training pairs, and epochs over them."""
 MIXED = "full + 25 % captions"
-RATES = {"full": 5e-4, "scratch": 1e-3, MIXED: 3e-4, "lora": 2e-3, "frozen encoder": 5e-4}
+RATES = {"full": 5e-4, "scratch": 1e-3, MIXED: 5e-4, "lora": 2e-3, "frozen encoder": 5e-4}
 METHODS = tuple(RATES)
 SCRATCH_LONGER = 2
 TEST_ROWS, VALIDATION_ROWS, CHOICE_ROWS = 300, 200, 100
@@ -156,6 +156,7 @@ def fit(method: str, target: str, size: str, seed: int, work: Path, record: Path
         "target": target,
         "size": size,
         "seed": seed,
+        "learning_rate": RATES[method],
         "seconds": clock.seconds,
         "peak_memory_mib": clock.memory / 2**20,
         "trainable_parameters": result.trainable_parameters,
@@ -174,6 +175,8 @@ def record_of(method: str, target: str, size: str, seed: int, work: Path) -> Pat
 def cell(method: str, target: str, size: str, seed: int, work: Path) -> dict[str, Any]:
     """One cell of the study, in a process of its own; a finished one is read from the work folder."""
     record = record_of(method, target, size, seed, work)
+    if record.exists() and json.loads(record.read_text("utf-8"))["learning_rate"] != RATES[method]:
+        raise SystemExit(f"{record} is of another learning rate: delete it")
     if not record.exists():
         process = multiprocessing.get_context("fork").Process(
             target=fit, args=(method, target, size, seed, work, record)

@@ -29,6 +29,7 @@ MANAGED = {
     "hub_token": "a recipe is kept and shared: log in with hf auth login, or set HF_TOKEN",
     "remove_unused_columns": "the task decides which columns it needs",
     "length_column_name": "the task decides it",
+    "dataloader_persistent_workers": "workers that live on would show the first epoch's draws in all epochs",
     "group_by_length": "use train_sampling_strategy: group_by_length (the default here)",
 }
 """Fields that have another home, and where it is."""

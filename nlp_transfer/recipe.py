@@ -104,6 +104,8 @@ class Recipe(Options):
             raise ValueError("early_stopping needs evaluations: leave out training.eval_strategy=no")
         if self.training.get("bf16") and self.training.get("fp16"):
             raise ValueError("training.bf16 and training.fp16 are both true: leave out one of them")
+        if self.source is not None and self.source.mix is not None and not self.target.trains:
+            raise ValueError("source.mix is a share beside the target's labelled rows: give target.train")
         if self.strategy.kind == "frozen" and self.model.pooling == "stock":
             raise ValueError(
                 "strategy frozen pools embeddings itself: model.pooling must be auto, mean, cls or last"
@@ -137,6 +139,11 @@ class Recipe(Options):
             raise ValueError(
                 "source.select.method similarity compares embeddings of a pretrained model, and model.init "
                 "scratch has none: use moore_lewis"
+            )
+        if self.model.init == "scratch" and self.adaptation:
+            raise ValueError(
+                f"adaptation {self.adaptation[0].kind} weighs rows by a pretrained model's embeddings, and "
+                "model.init scratch has none: leave it out"
             )
         if self.model.init == "scratch" and self.strategy.kind != "full":
             raise ValueError(

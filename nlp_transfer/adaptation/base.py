@@ -111,8 +111,6 @@ def misfits(methods: Sequence[tuple[str, type[Adaptation]]], setting: Setting) -
 
 
 def _misfit(kind: str, method: type[Adaptation], setting: Setting) -> str | None:
-    if setting.mixes and method.stage != "pretraining":
-        return f"source.mix and {kind} both decide on source rows: leave one out"
     if setting.strategy not in method.strategies:
         fitting = " or ".join(method.strategies)
         return f"{kind} needs strategy {fitting}, found {setting.strategy}"
@@ -126,4 +124,6 @@ def _misfit(kind: str, method: type[Adaptation], setting: Setting) -> str | None
         return f"{kind} needs labelled target rows: give target.train"
     if method.needs_target_text and not setting.has_target_text:
         return f"{kind} needs target texts: give target.unlabeled (labels are not needed) or target.train"
+    if setting.mixes and method.stage != "pretraining":
+        return f"{kind} acts on all rows of the source, and source.mix shows a part of them: leave one out"
     return None

@@ -100,8 +100,8 @@ class CoralPenaltyOptions(AlignmentOptions):
     weight: float = Field(default=0.03, gt=0)
     """Factor on the distance. On short trainings 1.0 kept the classifier from learning far domains' task."""
     standardize: bool = True
-    """Divide the vectors by their batch's standard deviation, so that ``weight`` means the same for encoders
-    of every scale, and shrinking all vectors gains nothing; false: the paper's own distance."""
+    """Divide the vectors by the standard deviation within the domains, so that ``weight`` means the same for
+    encoders of every scale, and shrinking all vectors gains nothing; false: the paper's own distance."""
 
 
 class DeepCoral(PenaltyMethod[CoralPenaltyOptions]):

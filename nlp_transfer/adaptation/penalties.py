@@ -174,9 +174,9 @@ class Coral(Alignment):
     """Deep CORAL: the distance of the covariances (Sun & Saenko 2016).
 
     Args:
-        standardize: divide by the standard deviation of the batch, one number. The same weight then fits
-            encoders of every scale. The gradient goes through it: were it a constant, shrinking the vectors
-            would always pay, and they would shrink until the head sees nothing.
+        standardize: divide by the standard deviation within the two domains, one number. The same weight then
+            fits encoders of every scale. The gradient goes through it: were it a constant, shrinking the
+            vectors would always pay, and they would shrink until the head sees nothing.
     """
 
     def __init__(
@@ -194,12 +194,11 @@ class Coral(Alignment):
         """The sum over the layers."""
         total = rows.logits.new_zeros((), dtype=torch.float32)
         for layer in self.layers:
-            vectors = rows.layers[layer]
+            sides = [full(half) - full(half).mean(0) for half in halves(rows.layers[layer])]
             if self.standardize:
-                vectors = full(vectors)
-                spread = (vectors - vectors.mean(0)).square().mean().clamp_min(1e-12).sqrt()
-                vectors = vectors / spread
-            total = total + coral_distance(*halves(vectors))
+                spread = torch.cat(sides).square().mean().clamp_min(1e-12).sqrt()
+                sides = [half / spread for half in sides]
+            total = total + coral_distance(*sides)
         return total
 
 

@@ -72,9 +72,10 @@ class RelationalOptions(TeacherOptions):
     """Keep the distances and angles between texts as the teacher sees them."""
 
     kind: Literal["relational"] = "relational"
-    distance_weight: float = Field(default=25.0, ge=0)
-    """Factor on the loss over pairs of texts."""
-    angle_weight: float = Field(default=50.0, ge=0)
+    distance_weight: float = Field(default=2.5, ge=0)
+    """Factor on the loss over pairs of texts. The paper's 25 and 50, beside a pretrained encoder's small task
+    loss, keep the model from learning the task."""
+    angle_weight: float = Field(default=5.0, ge=0)
     """Factor on the loss over triplets of texts."""
 
     @model_validator(mode="after")
@@ -85,7 +86,7 @@ class RelationalOptions(TeacherOptions):
 
 
 class Relational(TeacherMethod[RelationalOptions]):
-    """Relational knowledge distillation (Park et al. 2019, equations 5 and 8, with the paper's weights).
+    """Relational knowledge distillation (Park et al. 2019, equations 5 and 8).
 
     Student and teacher may have other sizes: only relations within a batch are compared. Angles cost
     O(rows^3 d), so at most 64 rows of a batch take part in them.

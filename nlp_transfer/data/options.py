@@ -269,8 +269,8 @@ class SourceOptions(DomainOptions):
     """Train on the part of the source that is most like the target; leave it out to train on all of it."""
     mix: float | None = Field(default=None, gt=0, lt=1)
     """Share of source rows in every epoch of a joint training: 0.25 gives one source row for three target
-    rows. They are drawn by seed, others in every epoch (a classifier on a frozen encoder has one draw). Leave
-    it out to train on all rows of both."""
+    rows. They are drawn by seed, others in every epoch (a classifier on a frozen encoder has one draw). Of
+    adaptations only pretraining goes with it. Leave it out to train on all rows of both."""
 
     @model_validator(mode="after")
     def _check_rows(self) -> SourceOptions:

@@ -12,39 +12,52 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class ReplayedRows:
-    """All target rows and, in every epoch, ``each`` other rows of a pool of source rows.
+def epoch_draws(source: int, each: int, epochs: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of the source rows that each epoch shows, [epochs, each], without repeats within an epoch.
 
-    The same few source rows in every epoch would be learned by heart instead of keeping the source. A pool
-    too small for that is gone through again, in another order. Within every epoch the drawn rows stand in the
-    order of their lengths, so a place holds rows of about one length, and batches that were cut by length fit
-    all epochs. Who is drawn is a function of seed and epoch alone.
+    The source is gone through in a random order, and in another one when fewer than ``each`` rows are left.
+    An epoch's rows depend on nothing but its number, the seed, ``source`` and ``each``.
 
     Args:
-        rows: encoded, with ``length``: the pool first, then the rows that every epoch shows.
-        pool: rows of the pool, at least 1.
-        each: rows of the pool in one epoch.
+        source: rows there are.
+        each: rows of one epoch, at most ``source``.
+        epochs: how many are drawn.
         seed: of the draws.
     """
+    rounds = source // each
+    cycles = range(-(-epochs // rounds))
+    orders = (np.random.default_rng([seed, cycle]).permutation(source) for cycle in cycles)
+    return np.concatenate([order[: rounds * each].reshape(rounds, each) for order in orders])[:epochs]
 
-    def __init__(self, rows: Dataset, pool: int, each: int, seed: int) -> None:
-        self.rows = rows
-        rng, rounds = np.random.default_rng([seed, 0x7265706C]), -(-pool // each)
-        drawn = np.concatenate([rng.permutation(pool) for _ in range(-(-rounds * each // pool))])
-        drawn = drawn[: rounds * each].reshape(rounds, each)
+
+class ReplayedRows:
+    """Rows of which some come in every epoch and others, at its beginning, take turns.
+
+    The same few source rows in every epoch would be learned by heart instead of keeping the source. Within
+    every epoch the drawn rows stand in the order of their lengths, so a place holds rows of about one length,
+    and batches that were cut by length fit all epochs.
+
+    Args:
+        rows: encoded, with ``length``: a pool of source rows, then the rows that every epoch shows.
+        drawn: numbers of the pool's rows, for each epoch [epochs, each]; after the last the first follows.
+        pool: rows of the pool.
+    """
+
+    def __init__(self, rows: Dataset, drawn: NDArray[np.int64], pool: int) -> None:
+        self.rows, self.pool = rows, pool
         lengths = np.asarray(rows["length"][:])
-        drawn = np.take_along_axis(drawn, np.argsort(lengths[drawn], axis=1, kind="stable"), axis=1)
-        always = np.tile(np.arange(pool, len(rows)), (rounds, 1))
-        self._places = np.concatenate([drawn, always], axis=1)
+        order = np.argsort(lengths[drawn], axis=1, kind="stable")
+        self._drawn = np.take_along_axis(drawn, order, axis=1)
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the rows of an epoch."""
-        self._index = self._places[epoch % len(self._places)]
+        """Show the rows of an epoch."""
+        always = np.arange(self.pool, len(self.rows))
+        self._index = np.concatenate([self._drawn[epoch % len(self._drawn)], always])
 
     def largest(self, values: NDArray) -> NDArray:
         """Of figures of ``rows`` [n]: the largest that each place holds in any epoch [len(self)]."""
-        return values[self._places].max(0)
+        return np.concatenate([values[self._drawn].max(0), values[self.pool :]])
 
     def __len__(self) -> int:
         return len(self._index)

@@ -97,7 +97,7 @@ def top_rows(scores: NDArray, fraction: float) -> NDArray[np.int64]:
     return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
-def mixed_rows(target: int, share: float) -> int:
+def mixed_count(target: int, share: float) -> int:
     """How many source rows make up ``share`` of a training set with ``target`` target rows; at least one.
 
     Args:
@@ -105,7 +105,7 @@ def mixed_rows(target: int, share: float) -> int:
         share: of the source in the mixed set, above 0 and below 1.
 
     Example:
-        >>> mixed_rows(300, 0.25)
+        >>> mixed_count(300, 0.25)
         100
     """
     return max(1, round(target * share / (1 - share)))

@@ -164,7 +164,7 @@ def _from_hub(name: str, revision: str | None, code: bool) -> ModelSource:
     raise ModelError(
         f"{name}: not a folder, not in the hub's cache, and the hub cannot be reached ({problem})",
         expected="a folder, a cached model, or a connection to the hub",
-        found=f"no such name; {did_you_mean(name, [*_cached_names(), DEFAULT_MODEL])}",
+        found=f"not in the cache; {did_you_mean(name, [*_cached_names(), DEFAULT_MODEL])}",
         fix=f"go online and run: hf download {name}; or give a folder; {DEFAULT_MODEL} works without the hub",
     )
 

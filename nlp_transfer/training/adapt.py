@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from datasets import Dataset
+    from numpy.typing import NDArray
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -56,7 +57,7 @@ class Step:
         held_out: the validation rows as they were read.
         collate: encoded rows to a batch.
         watch: compares the model with a baseline at every evaluation.
-        mixed: source rows of one epoch, where ``rows`` begins with more of them.
+        drawn: which of the source rows, with which ``rows`` begins, each epoch shows.
     """
 
     name: str
@@ -71,7 +72,7 @@ class Step:
     held_out: Dataset | None = None
     collate: Any = None
     watch: Watch | None = None
-    mixed: int | None = None
+    drawn: NDArray[np.int64] | None = None
 
 
 def plan_steps(setup: Setup) -> list[Step]:
@@ -87,7 +88,7 @@ def plan_steps(setup: Setup) -> list[Step]:
     texts = target_texts(target)
     epochs = math.ceil(recipe.training.get("num_train_epochs", DEFAULT_EPOCHS))
     phases = plan_phases(recipe, domains, epochs=epochs)
-    steps = [Step(*phase[:3], mixed=phase.mixed) for phase in phases]
+    steps = [Step(*phase[:3], drawn=phase.drawn) for phase in phases]
     _check_teachers(setup, [step.name for step in steps])
     own_teacher = any(method.options.teacher is None for method in teachers)
     for index, step in enumerate(steps):
@@ -164,9 +165,8 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         ModelError: a teacher that cannot be loaded, or whose classes are others.
     """
     penalties: dict[str, Any] = {}
-    classes = unwrap(model).config.num_labels
     if step.penalized:
-        size = feature_size(model)
+        size, classes = feature_size(model), unwrap(model).config.num_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.recipe.seed)
             for method in setup.adaptations("penalty"):
@@ -184,12 +184,22 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         draws: list[TrainerCallback] = [EpochSeed(rows)] if isinstance(rows, ReplayedRows) else []
         return Ready(model, batched, step.collate, draws)
     module = AdaptedModel(model, penalties)
-    callbacks: list[TrainerCallback] = [PenaltySchedule(module), PenaltyGuard(penalties, classes)]
+    guard = PenaltyGuard(penalties, guessing_loss(setup, rows))
+    callbacks: list[TrainerCallback] = [PenaltySchedule(module), guard]
     if not partners:
         return Ready(module, rows, step.collate, callbacks)
     pairs = PairedRows(rows, partners[0], setup.recipe.seed)
     notice(f"{step.name}: {len(rows):,} rows paired with {len(partners[0]):,} target rows")
     return Ready(module, pairs, PairedCollator(step.collate), [*callbacks, EpochSeed(pairs)])
+
+
+def guessing_loss(setup: Setup, rows: Dataset) -> float | None:
+    """Cross-entropy of guessing by the shares of the classes, in nats; None where there are none."""
+    if setup.task.objective != "classification":
+        return None
+    labels = np.asarray(rows["labels"][:])
+    shares = np.bincount(labels[labels != IGNORED_LABEL]) / max((labels != IGNORED_LABEL).sum(), 1)
+    return float(-(shares * np.log(np.where(shares > 0, shares, 1.0))).sum())
 
 
 def feature_size(model: nn.Module) -> int:
@@ -220,10 +230,10 @@ def encode_step(
             encoded = encoded.add_column("labels", [kind(IGNORED_LABEL)] * len(encoded))
         partners.append(encoded)
     rows: Any = encode(step.rows, f"{step.name} training")
-    if step.mixed is not None:
+    if step.drawn is not None:
         target = setup.domains["target"].train
         assert target is not None
-        rows = ReplayedRows(rows, len(rows) - len(target), step.mixed, setup.recipe.seed)
+        rows = ReplayedRows(rows, step.drawn, len(rows) - len(target))
     return replace(
         step,
         rows=rows,
@@ -261,7 +271,7 @@ def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
             f"{step.name}: no prediction reaches the threshold {method.options.threshold:g}, so the round "
             "trains on the labelled rows alone; lower the threshold"
         )
-        return replace(step, facts=facts)
+        return replace(step, partners=(*step.partners, *([pool] if step.penalized else [])), facts=facts)
     names = task.names  # type: ignore[attr-defined]
     labelled = pool.select(taken).add_column("label", [names[label] for label in classes])
     labelled = labelled.cast(step.rows.select_columns(labelled.column_names).features)

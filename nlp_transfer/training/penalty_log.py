@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,8 +22,6 @@ SETTLED = 0.25
 SATURATED, CHANCE = 0.99, 0.02
 SWAMPED = 5.0
 """Penalty over task loss, from which on the task is hardly heard."""
-GUESSING = 0.98
-"""Share of the loss of an even guess, from which on the classifier has learned nothing."""
 
 
 class Figures:
@@ -68,29 +65,28 @@ class PenaltyGuard(TrainerCallback):
 
     Args:
         penalties: by name.
-        classes: outputs of the classifier; 1 of a regression.
+        guessing: the task's loss of a classifier that knows the shares of the classes alone; None of ratings.
     """
 
-    def __init__(self, penalties: Mapping[str, Penalty], classes: int = 1) -> None:
-        self.penalties = dict(penalties)
-        self.even = math.log(classes)
+    def __init__(self, penalties: Mapping[str, Penalty], guessing: float | None = None) -> None:
+        self.penalties, self.guessing = dict(penalties), guessing
+        self.logged_at = 0
         self.told: set[str] = set()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Look at the figures of the last logging interval."""
-        logs = logs or {}
-        late = state.global_step >= SETTLED * max(state.max_steps, 1)
+        logs, settled = logs or {}, SETTLED * max(state.max_steps, 1)
+        late = state.global_step >= settled
         for name, penalty in self.penalties.items():
             accuracy, loss = logs.get(f"{name}_accuracy"), logs.get(f"{name}_loss")
             if accuracy is not None and late:
                 self._check_accuracy(name, accuracy)
             if loss is not None and not penalty.adversarial:
                 self._check_share(name, loss, logs.get("task_loss"))
-        if late and self.even and logs.get("task_loss", 0.0) >= GUESSING * self.even:
-            self._tell(
-                f"the task's loss ({logs['task_loss']:.3f}) is that of guessing: the classifier learns "
-                f"nothing beside {' and '.join(self.penalties)}; lower weight, or change the learning rate"
-            )
+        if "task_loss" in logs:
+            if self.logged_at >= settled:
+                self._check_task(logs["task_loss"])
+            self.logged_at = state.global_step
 
     def _check_accuracy(self, name: str, accuracy: float) -> None:
         if accuracy >= SATURATED:
@@ -108,6 +104,13 @@ class PenaltyGuard(TrainerCallback):
         if task_loss is not None and loss > SWAMPED * max(task_loss, 0.1):
             self._tell(
                 f"{name}: the penalty ({loss:.3g}) swamps the task's loss ({task_loss:.3g}): lower its weight"
+            )
+
+    def _check_task(self, loss: float) -> None:
+        if self.guessing and loss >= self.guessing:
+            self._tell(
+                f"the task's loss ({loss:.3f}) is that of guessing: the classifier learns nothing beside "
+                f"{' and '.join(self.penalties)}; lower weight, or change the learning rate"
             )
 
     def _tell(self, text: str) -> None:

@@ -95,8 +95,8 @@ class Phase(NamedTuple):
     """The validation rows as they were read, for figures that logits cannot give."""
     collate: Any = None
     """Encoded rows to a batch."""
-    mixed: int | None = None
-    """Source rows of one epoch, where ``rows`` begins with more of them."""
+    drawn: NDArray[np.int64] | None = None
+    """Which of the source rows, with which ``rows`` begins, each epoch shows; see ``ReplayedRows``."""
 
 
 def target_texts(target: DomainData) -> Dataset | None:
@@ -107,22 +107,29 @@ def target_texts(target: DomainData) -> Dataset | None:
     return concatenate_datasets(tables) if tables else None
 
 
-def _mixed(source: Dataset, target: int, share: float, epochs: int, seed: int) -> tuple[Dataset, int]:
-    """A pool of source rows for ``epochs`` epochs, and how many of them are ``share`` of an epoch's rows."""
+def _mixed(source: Dataset, target: int, recipe: Recipe, *, epochs: int) -> tuple[Dataset, NDArray[np.int64]]:
+    """The source rows that ``source.mix`` draws beside ``target`` rows, and which of them an epoch shows."""
     from nlp_transfer.data.load import take_rows
-    from nlp_transfer.data.select import mixed_rows
+    from nlp_transfer.data.replay import epoch_draws
+    from nlp_transfer.data.select import mixed_count
 
-    each = mixed_rows(target, share)
+    assert recipe.source is not None
+    assert recipe.source.mix is not None
+    share, each = recipe.source.mix, mixed_count(target, recipe.source.mix)
     if each > len(source):
         each = len(source)
-        warn(
-            f"source.mix: the source has {each:,} rows, which are {100 * each / (each + target):.0f}% of the "
-            f"training rows, not {100 * share:.0f}%"
-        )
-    pool = np.random.default_rng([seed, 0x6D6978]).choice(
-        len(source), min(len(source), each * epochs), replace=False
-    )
-    return take_rows(source, np.sort(pool)), each
+        reached = each / (each + target)
+        if round(100 * reached) != round(100 * share):
+            warn(
+                f"source.mix: the source has {each:,} rows, which are {100 * reached:.0f}% of the training "
+                f"rows, not {100 * share:.0f}%"
+            )
+    steps = recipe.training.get("max_steps", -1)
+    if steps > 0 and epochs > 1:  # how many epochs that makes is not known yet: enough for all of the source
+        epochs = min(steps, -(-len(source) // each))
+    drawn = epoch_draws(len(source), each, epochs, recipe.seed)
+    pool = np.unique(drawn)
+    return take_rows(source, pool), np.searchsorted(pool, drawn)
 
 
 def plan_phases(recipe: Recipe, domains: dict[str, DomainData], *, epochs: int = 1) -> list[Phase]:
@@ -131,7 +138,7 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData], *, epochs: int =
     Args:
         recipe: what to do.
         domains: their rows.
-        epochs: for so many ``source.mix`` draws rows, of which an epoch shows its share.
+        epochs: of the training; ``source.mix`` draws rows for each.
 
     Raises:
         DataError: no labelled rows to train on.
@@ -142,11 +149,11 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData], *, epochs: int =
     phases = []
     if source is not None and source.train is not None:
         if recipe.source is not None and recipe.source.mode == "joint" and target.train is not None:
-            known, each = source.train, None
+            known, drawn = source.train, None
             if recipe.source.mix is not None:
-                known, each = _mixed(known, len(target.train), recipe.source.mix, epochs, recipe.seed)
+                known, drawn = _mixed(known, len(target.train), recipe, epochs=epochs)
             rows = concatenate_datasets([known, target.train])
-            return [Phase("joint", rows, target.validation or source.validation, mixed=each)]
+            return [Phase("joint", rows, target.validation or source.validation, drawn=drawn)]
         phases.append(Phase("source", source.training_rows, source.validation))
     if target.train is not None:
         phases.append(Phase("target", target.training_rows, target.validation))

@@ -295,7 +295,7 @@ class LanguageModel(Together):
             logits = self.language_model(**inputs).logits.flatten(0, -2)
             self._given.vectors = None
         total = functional.cross_entropy(logits.float(), labels[where], reduction="sum")
-        count = where.sum() if num_items_in_batch is None else num_items_in_batch
+        count = where.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         return {"loss": total / count}
 
 

@@ -139,6 +139,8 @@ def test_standardised_coral_gains_nothing_by_shrinking():
     Coral(1.0, "constant").distance(rows_of(features)).backward()
     assert features.grad.norm() > 1e-3
     assert abs((features.grad * features).sum().item()) < 1e-6 * features.grad.norm().item()
+    moved = features.grad[1::2].sum(0)
+    assert moved.norm() < 1e-6 * features.grad.norm(), "covariances do not see where a domain lies"
 
 
 def test_gradient_is_reversed_and_scaled():

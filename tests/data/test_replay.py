@@ -1,12 +1,10 @@
 """Source rows mixed in, others in every epoch."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from datasets import Dataset
 
-from nlp_transfer.data.replay import ReplayedRows
+from nlp_transfer.data.replay import ReplayedRows, epoch_draws
 from nlp_transfer.tasks.pairs import TokenBatches
 
 POOL, TARGET = 40, 12
@@ -32,31 +30,39 @@ def shown(rows, epoch):
 
 
 def test_every_epoch_shows_the_target_and_other_source_rows(rows):
-    replayed = ReplayedRows(rows, POOL, 4, seed=1)
+    drawn = epoch_draws(POOL, 4, 10, seed=1)
+    replayed = ReplayedRows(rows, drawn, POOL)
     epochs = [shown(replayed, epoch) for epoch in range(10)]
-    for found in epochs:
+    for found, numbers in zip(epochs, drawn, strict=True):
         assert len(found) == len(replayed) == 4 + TARGET
+        assert sorted(found[:4]) == sorted(numbers)
         assert found[4:] == list(range(POOL, POOL + TARGET))
     assert sorted(row for found in epochs for row in found[:4]) == list(range(POOL))
     assert shown(replayed, 10) == epochs[0]
-    assert shown(ReplayedRows(rows, POOL, 4, seed=1), 3) == epochs[3]
-    assert shown(ReplayedRows(rows, POOL, 4, seed=2), 3) != epochs[3]
     assert [row["row"] for row in replayed.__getitems__([15, 0])] == [epochs[0][15], epochs[0][0]]
 
 
-def test_a_small_pool_is_gone_through_evenly(rows):
-    replayed = ReplayedRows(rows.select(range(POOL - 7, POOL + TARGET)), 7, 5, seed=0)
-    drawn = Counter(row for epoch in range(2) for row in shown(replayed, epoch)[:5])
-    assert sorted(drawn.values()) == [1, 1, 1, 1, 2, 2, 2]
-    whole = ReplayedRows(rows.select(range(POOL - 7, POOL + TARGET)), 7, 7, seed=0)
-    assert set(shown(whole, 0)[:7]) == set(shown(whole, 1)[:7]) == set(range(POOL - 7, POOL))
+@pytest.mark.parametrize(("source", "each"), [(40, 4), (100, 80), (7, 7), (7, 3), (1, 1)])
+def test_draws(source, each):
+    """No row twice in an epoch; all before one comes again, but for a remainder; no epoch like another."""
+    drawn = epoch_draws(source, each, 30, seed=0)
+    assert drawn.shape == (30, each)
+    assert all(len(set(epoch)) == each for epoch in drawn.tolist())
+    rounds = source // each
+    for start in range(0, 30 - rounds, rounds):
+        assert len(set(drawn[start : start + rounds].ravel())) == rounds * each
+    if source > 7:
+        assert len({tuple(sorted(epoch)) for epoch in drawn.tolist()}) > 28
+    assert (epoch_draws(source, each, 7, seed=0) == drawn[:7]).all(), "more epochs change no earlier one"
+    if source > 1:
+        assert (epoch_draws(source, each, 30, seed=1) != drawn).any()
 
 
 def test_batches_by_tokens_keep_their_budget_in_every_epoch(rows):
-    replayed, budget = ReplayedRows(rows, POOL, 4, seed=0), 120
+    replayed, budget = ReplayedRows(rows, epoch_draws(POOL, 4, 12, seed=0), POOL), 120
     batches = TokenBatches(replayed, budget, seed=0)
     lengths = np.asarray(rows["length"][:]) // 2
-    for epoch in range(10):
+    for epoch in range(12):
         replayed.set_epoch(epoch)
         seen = []
         for number in range(len(batches)):

@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from nlp_transfer.data.checks import fingerprint, text_hashes
 from nlp_transfer.data.domains import DomainData
 from nlp_transfer.data.options import SelectOptions
-from nlp_transfer.data.select import cross_entropy_difference, mixed_rows, select_source, top_rows
+from nlp_transfer.data.select import cross_entropy_difference, mixed_count, select_source, top_rows
 from nlp_transfer.errors import DataError
 
 KITCHEN = "pan pot lid knife oven spoon steel handle non-stick boil".split()  # noqa: SIM905
@@ -151,8 +151,8 @@ def test_top_rows() -> None:
     assert top_rows(np.zeros(4), 0.5).tolist() == [0, 1]
 
 
-def test_mixed_rows() -> None:
+def test_mixed_count() -> None:
     for target, share in [(900, 0.25), (1000, 0.5), (300, 0.2)]:
-        source = mixed_rows(target, share)
+        source = mixed_count(target, share)
         assert source / (source + target) == pytest.approx(share, abs=1e-3)
-    assert mixed_rows(1, 0.01) == 1
+    assert mixed_count(1, 0.01) == 1

@@ -90,7 +90,8 @@ def test_a_run_trains_on_the_selected_rows(method, make_recipe, capsys):
     [
         (["source.mix=0.25"], "give mode joint"),
         (["source.mode=joint", "source.mix=1"], "less than 1"),
-        (["source.mode=joint", "source.mix=0.2", "adaptation=[{kind: mmd}]"], "both decide on source rows"),
+        (["source.mode=joint", "source.mix=0.2", "target={unlabeled: x.txt}"], "give target.train"),
+        (["source.mode=joint", "source.mix=0.2", "adaptation=[{kind: mmd}]"], "shows a part of them"),
         (["source.select.fraction=0"], "greater than 0"),
         (["source.select.method=moore"], "source.select.method"),
         (["source.select.fracton=0.5"], "did you mean 'fraction'"),
