@@ -20,6 +20,8 @@ class Gain(NamedTuple):
         """One remark: a gain counts where its interval leaves zero out."""
         if self.low > 0:
             return f"{self.mean:+.1f} points"
+        if self.high < 0:
+            return f"worse than source-only ({self.mean:+.1f})"
         return f"does not beat source-only ({self.mean:+.1f})"
 
 
