@@ -119,8 +119,8 @@ class TransferTrainer(Trainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Random order for pairs, and rows with a column ``draw`` in proportion to it; else the Trainer's own,
-        with the lengths of rows that it cannot read them from."""
+        """Random order for pairs; rows with a column ``draw`` come in proportion to it; else the order of the
+        Trainer, also for rows whose lengths it cannot read."""
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
         if isinstance(rows, PairedRows):
             return RandomSampler(rows)
