@@ -190,7 +190,7 @@ def predict_file(
                 writer.write({**{key: row.get(key) for key in columns}, **new})
             writer.checkpoint(len(chunk))
     if empty:
-        warn(f"{source}: {empty:,} texts are empty: what stands beside them says nothing")
+        warn(f"{source}: empty texts: {empty:,}, whose predictions mean nothing")
     return writer.rows, time.perf_counter() - started
 
 

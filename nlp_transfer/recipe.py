@@ -296,6 +296,7 @@ def find_recipe(path: str | Path) -> Path:
     if str(path) in shipped:
         return shipped[str(path)]
     beside = [str(file) for pattern in ("*.yaml", "*.yml") for file in Path(path).parent.glob(pattern)]
-    names = did_you_mean(path, [*beside, *shipped])
+    alike = [name for name in (*beside, *shipped) if Path(name).stem == Path(path).stem]
+    names = f"did you mean {alike[0]!r}?" if alike else did_you_mean(path, [*beside, *shipped])
     message = f"no such file, and no shipped recipe of this name: {names}"
     raise RecipeError(str(path), [Problem("recipe", None, message)])

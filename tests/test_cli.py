@@ -169,7 +169,7 @@ def test_predict_takes_missing_texts_and_missing_columns(classifier, tmp_path, c
     rows = [{"text": TEXTS[0], "a": 1}, {"text": None, "a": 2}, {"a": 3}, {"text": TEXTS[1], "b": {"c": [1]}}]
     source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     assert run("predict", classifier, "--input", source, "--output", target) == 0
-    assert "2 texts are empty" in capsys.readouterr().err
+    assert "empty texts: 2" in capsys.readouterr().err
     found = read(target)
     assert [(row["text"], row["a"], row["b"]) for row in found] == [
         (TEXTS[0], 1, None),

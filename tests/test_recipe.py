@@ -201,6 +201,8 @@ def test_a_mistyped_file_is_named(tmp_path, monkeypatch):
     for given in ("my.yml", str(tmp_path / "my.yml")):
         with pytest.raises(RecipeError, match=r"did you mean '.*my\.yaml'"):
             find_recipe(given)
+    with pytest.raises(RecipeError, match=r"did you mean 'adaptation/mmd'"):
+        find_recipe("mmd")
 
 
 def test_there_are_enough_recipes():
