@@ -326,8 +326,8 @@ def _options(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command; exit with 0 done, 1 our bug, 2 bad input, 3 threshold reached, 130 interrupted.
 
-    Unless the environment decides it, OpenMP threads (of libgomp) that wait go to sleep after 2,000 turns, not
-    after 300,000: alone a training is as fast, and beside another one twice as fast.
+    Unless the environment decides it, OpenMP threads (of libgomp) that wait go to sleep after 2,000 turns,
+    not 300,000: alone a training is as fast, and beside another one twice as fast.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
