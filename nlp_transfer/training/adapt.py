@@ -20,7 +20,7 @@ from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.features import unwrap
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.processes import main_first
-from nlp_transfer.training.paired import EpochSeed, PairedCollator, PairedRows
+from nlp_transfer.training.paired import PairedCollator, PairedRows
 from nlp_transfer.training.penalty_log import PenaltyGuard, PenaltySchedule
 from nlp_transfer.training.phases import Setup, plan_phases, target_texts
 from nlp_transfer.training.together import AdaptedModel
@@ -181,8 +181,7 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         partners = tuple(others)
     if not penalties:
         batched = setup.task.training_rows(rows, setup.recipe.training, setup.recipe.seed)
-        draws: list[TrainerCallback] = [EpochSeed(rows)] if isinstance(rows, ReplayedRows) else []
-        return Ready(model, batched, step.collate, draws)
+        return Ready(model, batched, step.collate)
     module = AdaptedModel(model, penalties)
     guard = PenaltyGuard(penalties, guessing_loss(setup, rows))
     callbacks: list[TrainerCallback] = [PenaltySchedule(module), guard]
@@ -190,7 +189,7 @@ def make_ready(model: nn.Module, setup: Setup, step: Step) -> Ready:
         return Ready(module, rows, step.collate, callbacks)
     pairs = PairedRows(rows, partners[0], setup.recipe.seed)
     notice(f"{step.name}: {len(rows):,} rows paired with {len(partners[0]):,} target rows")
-    return Ready(module, pairs, PairedCollator(step.collate), [*callbacks, EpochSeed(pairs)])
+    return Ready(module, pairs, PairedCollator(step.collate), callbacks)
 
 
 def guessing_loss(setup: Setup, rows: Dataset) -> float | None:

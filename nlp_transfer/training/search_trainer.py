@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from nlp_transfer.console import notice
-from nlp_transfer.data.replay import ReplayedRows
 from nlp_transfer.errors import Problem, RecipeError, TrainingError
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.strategies import STRATEGIES
@@ -16,7 +15,6 @@ from nlp_transfer.training.adapt import Step, encode_step, plan_steps
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import LengthGroupedOrder, drop_printing
 from nlp_transfer.training.faults import FiniteWeights
-from nlp_transfer.training.paired import EpochSeed
 from nlp_transfer.training.resume import finished_phase, load_phase
 from nlp_transfer.training.trainer import TransferTrainer, fit_phase
 
@@ -130,7 +128,6 @@ def _encoded(setup: Setup, config: Any, step: Step) -> Step:
 def _trainer(setup: Setup, step: Step) -> TransferTrainer:
     """The Trainer of all trials; it saves nothing."""
     folder = setup.folder.checkpoints(step.name)
-    draws = [EpochSeed(step.rows)] if isinstance(step.rows, ReplayedRows) else []
     trainer = TransferTrainer(
         model=_fresh(setup, setup.strategy),
         args=training_arguments(setup.recipe, setup.task, setup.strategy, folder, evaluates=True),
@@ -139,7 +136,7 @@ def _trainer(setup: Setup, step: Step) -> TransferTrainer:
         eval_dataset=step.validation,
         processing_class=setup.tokenizer,
         compute_metrics=setup.task.compute_metrics,
-        callbacks=[*setup.strategy.callbacks(), LengthGroupedOrder(), FiniteWeights(), *draws],
+        callbacks=[*setup.strategy.callbacks(), LengthGroupedOrder(), FiniteWeights()],
         task=setup.task,
         strategy=setup.strategy,
     )

@@ -43,7 +43,7 @@ from nlp_transfer.training.faults import (
     smaller_batch,
     train_safely,
 )
-from nlp_transfer.training.paired import PairedRows
+from nlp_transfer.training.paired import EpochSeed, PairedRows
 from nlp_transfer.training.penalty_log import Figures, split_loss
 from nlp_transfer.training.record import phase_record
 from nlp_transfer.training.resume import keep_phase, load_phase, stopped_early
@@ -83,6 +83,10 @@ class TransferTrainer(Trainer):
         self._row_weights: Tensor | None = None
         kwargs["compute_loss_func"] = self._task_loss
         super().__init__(*args, **kwargs)
+        rows: Any = self.train_dataset
+        rows = rows.rows if isinstance(rows, TokenBatches) else rows
+        if isinstance(rows, (PairedRows, ReplayedRows)):
+            self.add_callback(EpochSeed(rows))
 
     def _task_loss(
         self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
