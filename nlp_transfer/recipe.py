@@ -134,23 +134,28 @@ class Recipe(Options):
                     f"strategy.{given[0]} is for classifiers: strategy frozen with the task translation "
                     "trains the decoder on cached encoder outputs and has no options"
                 )
+        if self.model.init == "scratch":
+            self._check_scratch()
+        return self
+
+    def _check_scratch(self) -> None:
+        """Refuse what needs a pretrained model."""
         selection = None if self.source is None else self.source.select
-        if self.model.init == "scratch" and selection is not None and selection.method == "similarity":
+        if selection is not None and selection.method == "similarity":
             raise ValueError(
                 "source.select.method similarity compares embeddings of a pretrained model, and model.init "
                 "scratch has none: use moore_lewis"
             )
-        if self.model.init == "scratch" and self.adaptation:
+        if self.adaptation:
             raise ValueError(
                 f"adaptation {self.adaptation[0].kind} weighs rows by a pretrained model's embeddings, and "
                 "model.init scratch has none: leave it out"
             )
-        if self.model.init == "scratch" and self.strategy.kind != "full":
+        if self.strategy.kind != "full":
             raise ValueError(
                 f"model.init scratch has nothing pretrained to keep: strategy {self.strategy.kind} "
                 "needs model.init pretrained"
             )
-        return self
 
     @model_validator(mode="after")
     def _streams_fit(self) -> Recipe:
