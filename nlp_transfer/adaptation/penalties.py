@@ -194,11 +194,12 @@ class Coral(Alignment):
         """The sum over the layers."""
         total = rows.logits.new_zeros((), dtype=torch.float32)
         for layer in self.layers:
-            sides = [full(half) - full(half).mean(0) for half in halves(rows.layers[layer])]
+            source, target = halves(full(rows.layers[layer]))
             if self.standardize:
-                spread = torch.cat(sides).square().mean().clamp_min(1e-12).sqrt()
-                sides = [half / spread for half in sides]
-            total = total + coral_distance(*sides)
+                within = torch.cat([source - source.mean(0), target - target.mean(0)])
+                spread = within.square().mean().clamp_min(1e-12).sqrt()
+                source, target = source / spread, target / spread
+            total = total + coral_distance(source, target)
         return total
 
 
