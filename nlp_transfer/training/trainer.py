@@ -82,11 +82,11 @@ class TransferTrainer(Trainer):
         self.penalty_figures, self.parts = Figures(), 1
         self._row_weights: Tensor | None = None
         kwargs["compute_loss_func"] = self._task_loss
-        super().__init__(*args, **kwargs)
-        rows: Any = self.train_dataset
+        rows = kwargs.get("train_dataset")
         rows = rows.rows if isinstance(rows, TokenBatches) else rows
-        if isinstance(rows, (PairedRows, ReplayedRows)):
-            self.add_callback(EpochSeed(rows))
+        if isinstance(rows, (PairedRows, ReplayedRows)):  # first, so that other callbacks see the epoch's rows
+            kwargs["callbacks"] = [EpochSeed(rows), *(kwargs.get("callbacks") or [])]
+        super().__init__(*args, **kwargs)
 
     def _task_loss(
         self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
