@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,8 +86,25 @@ def notice(text: str) -> None:
     _say(text, "dim")
 
 
+_KEPT: ContextVar[list[str] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def kept_warnings() -> Iterator[list[str]]:
+    """Collect what ``warn`` says inside the block, each text once."""
+    found: list[str] = []
+    token = _KEPT.set(found)
+    try:
+        yield found
+    finally:
+        _KEPT.reset(token)
+
+
 def warn(text: str) -> None:
     """Say something that may need an action."""
+    kept = _KEPT.get()
+    if kept is not None and text not in kept:
+        kept.append(text)
     _say(f"warning: {text}", "yellow")
 
 

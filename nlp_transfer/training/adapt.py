@@ -244,10 +244,11 @@ def encode_step(
     )
 
 
-def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
+def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step | None:
     """Let the model label the pool of a self-training round; the confident texts join the rows.
 
-    Where penalties act, source rows stay apart and the whole pool is paired with them.
+    Where penalties act, source rows stay apart and the whole pool is paired with them. None where the model
+    is sure of no text: training on the labelled rows once more is not self-training.
     """
     from datasets import concatenate_datasets
 
@@ -267,10 +268,10 @@ def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
     facts = {"pool": len(pool), "pseudo_labels": len(taken)}
     if not len(taken):
         warn(
-            f"{step.name}: no prediction reaches the threshold {method.options.threshold:g}, so the round "
-            "trains on the labelled rows alone; lower the threshold"
+            f"{step.name}: no prediction reaches the threshold {method.options.threshold:g}: self-training "
+            "ends here and leaves the model as it was; lower the threshold"
         )
-        return replace(step, partners=(*step.partners, *([pool] if step.penalized else [])), facts=facts)
+        return None
     names = task.names  # type: ignore[attr-defined]
     labelled = pool.select(taken).add_column("label", [names[label] for label in classes])
     labelled = labelled.cast(step.rows.select_columns(labelled.column_names).features)

@@ -51,6 +51,8 @@ def model_card(recipe: Recipe, domains: dict[str, DomainData], result: RunResult
     if (guard := result.metrics.get("guard")) is not None:
         verdict = f"**{guard['verdict'].capitalize()}.** {_plain(guard['sentence'])}"
         parts += ["## Did the source help?", verdict]
+    if result.metrics["warnings"]:
+        parts += ["## Warnings", "\n".join(f"- {_plain(text)}" for text in result.metrics["warnings"])]
     parts += [
         "## Cost",
         f"{result.training_seconds:.1f} s of training ({result.seconds:.1f} s the whole run), "

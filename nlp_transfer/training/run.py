@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from nlp_transfer.console import calm, is_main_process, notice, warn
+from nlp_transfer.console import calm, is_main_process, kept_warnings, notice, warn
 from nlp_transfer.data.checks import Finding, cross_check
 from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.errors import Problem, RecipeError
@@ -20,6 +20,7 @@ from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
 from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
+from nlp_transfer.training.doubts import doubts
 from nlp_transfer.training.guard import conclude
 from nlp_transfer.training.hub import claim_repository, upload
 from nlp_transfer.training.phases import Setup, Trained
@@ -125,14 +126,21 @@ def train(
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
     if resume:
         check_resumable(folder, recipe)
-    with bf16_settled(from_main(lambda: began_in_bf16(folder, resume=resume))):
-        return _run(recipe, folder, callbacks, resume=resume, started=started)
+    settled = bf16_settled(from_main(lambda: began_in_bf16(folder, resume=resume)))
+    with settled, kept_warnings() as warnings:
+        return _run(recipe, folder, callbacks, warnings, resume=resume, started=started)
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, callbacks: Sequence[TrainerCallback], *, resume: bool, started: float
+    recipe: Recipe,
+    folder: RunFolder,
+    callbacks: Sequence[TrainerCallback],
+    warnings: list[str],
+    *,
+    resume: bool,
+    started: float,
 ) -> RunResult:
-    """The run itself, in a folder that may be written and with its precision settled."""
+    """The run itself, in a folder that may be written, with its precision settled and its warnings kept."""
     from nlp_transfer.models.load import load_config, load_tokenizer
     from nlp_transfer.training.faults import clear_errors
 
@@ -168,7 +176,10 @@ def _run(
     verdict, trained = conclude(setup, trained)
     trained.before |= rival
     scores = evaluate_domains(setup, trained)
-    metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started) | {"guard": verdict}
+    for doubt in doubts(scores, shift):
+        warn(doubt)
+    metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started)
+    metrics |= {"guard": verdict, "warnings": warnings}
     result = RunResult(folder.path, plain(metrics), shift)
     if is_main_process():
         with clear_errors(folder.path):

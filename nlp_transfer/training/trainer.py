@@ -84,7 +84,7 @@ class TransferTrainer(Trainer):
         kwargs["compute_loss_func"] = self._task_loss
         rows = kwargs.get("train_dataset")
         rows = rows.rows if isinstance(rows, TokenBatches) else rows
-        if isinstance(rows, (PairedRows, ReplayedRows)):  # first, so that other callbacks see the epoch's rows
+        if isinstance(rows, (PairedRows, ReplayedRows)):  # first: other callbacks see the rows of the epoch
             kwargs["callbacks"] = [EpochSeed(rows), *(kwargs.get("callbacks") or [])]
         super().__init__(*args, **kwargs)
 

@@ -94,7 +94,12 @@ def _train(
             notice(f"train on {step.name}: finished before the run was interrupted, taken over")
         else:
             if step.pool is not None:
-                step = label_pool(prepared, setup, step)
+                labelled = label_pool(prepared, setup, step)
+                if labelled is None:
+                    records.append(_left_out(step))
+                    before, watched = {} if step is first else before, False
+                    break
+                step = labelled
             step = encode_step(
                 setup, step, lambda rows, name: prepare(_encode(setup, rows, max_length, name)), collate
             )
@@ -125,6 +130,13 @@ def _train(
             seconds=baseline.seconds,
         )
     return trained
+
+
+def _left_out(step: Step) -> dict[str, Any]:
+    """The record of a round of self-training for which no text was labelled."""
+    assert step.pool is not None
+    figures = {"rows": 0, "steps": 0, "seconds": 0.0, "pool": len(step.pool), "pseudo_labels": 0}
+    return {"phase": step.name, **figures}
 
 
 def _fresh(setup: Setup, after: str | None = None) -> Any:
