@@ -117,20 +117,22 @@ class RunFolder:
         return self.path / "metrics.json"
 
     @property
-    def precision(self) -> Path:
-        """Whether the CPU computes in bfloat16 in this run."""
-        return self.path / "checkpoints" / "precision.json"
+    def began(self) -> Path:
+        """What the run began with and must go on with: its data's fingerprints, and whether the CPU computes
+        in bfloat16."""
+        return self.path / "checkpoints" / "began.json"
 
     def checkpoints(self, phase: str) -> Path:
         """The checkpoints of one training phase."""
         return self.path / "checkpoints" / phase
 
-    def start(self, recipe_yaml: str, *, checkpoints: bool = True) -> None:
+    def start(self, recipe_yaml: str, *, data: dict[str, dict[str, str]] | None = None) -> None:
         """Create the folder with its recipe, once data and model are known to be good; rank 0 only.
 
         Args:
             recipe_yaml: the resolved recipe.
-            checkpoints: whether the run will write any, and may so be resumed in the middle.
+            data: fingerprints by role and split, where the run will write checkpoints, from which it may be
+                resumed.
         """
         if not is_main_process():
             return
@@ -146,8 +148,8 @@ class RunFolder:
             if _DRAFT.fullmatch(draft.name):
                 draft.unlink()
         write_text(self.path / "recipe.yaml", _MARK + recipe_yaml)  # first: it marks the folder as ours
-        if checkpoints:
-            write_json(self.precision, {"bf16_on_cpu": bf16_pays("cpu")})
+        if data is not None:
+            write_json(self.began, {"bf16_on_cpu": bf16_pays("cpu"), "data_fingerprints": data})
 
     def save_model(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` write into a temporary folder, then put it in place as ``model/``."""

@@ -77,7 +77,7 @@ def fit_frozen(setup: Setup) -> Trained:
         }
         for part, found, head, seconds in zip(parts, embedded, fitted.heads, fitted.seconds, strict=True)
     ]
-    setup.folder.start(recipe.dump(), checkpoints=False)
+    setup.folder.start(recipe.dump())
     layers, kernel = fitted.heads[-1].layers, None
     if adapted:
         layers, kernel = fold(layers, adapted.target)

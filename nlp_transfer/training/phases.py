@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from nlp_transfer.training.scoring import Before
 
 
+def fingerprints(domains: dict[str, DomainData]) -> dict[str, dict[str, str]]:
+    """SHA-256 of the rows, by role and split."""
+    return {role: data.fingerprints for role, data in domains.items()}
+
+
 @dataclass(frozen=True)
 class Setup:
     """All that training needs, checked and loaded; the pretrained weights are not loaded yet.
@@ -54,6 +59,11 @@ class Setup:
     folder: RunFolder
     resume: bool = False
     callbacks: Sequence[TrainerCallback] = ()
+
+    @property
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """Of the rows, by role and split."""
+        return fingerprints(self.domains)
 
     def adaptations(self, stage: Stage) -> list[Any]:
         """The recipe's adaptations of one stage, in its order."""

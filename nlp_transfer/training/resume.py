@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import is_main_process, warn
+from nlp_transfer.data.options import SPLITS
 from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.models.precision import bf16_pays
 from nlp_transfer.recipe import Recipe
@@ -33,8 +33,10 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     Fields under ``training`` may differ (more epochs, another batch size): they are named in a warning,
     since what a checkpoint holds, such as the learning-rate schedule, stays as it was.
 
+    Data files may lie elsewhere: ``check_same_data`` compares their content.
+
     Raises:
-        DataError: a data file of the interrupted run is gone.
+        DataError: a data file of the interrupted run is gone, and no other is named in its place.
         OutputError: the run is finished, its task, model, data, strategy or early stopping differ, or a phase
             that it did not finish has saved nothing but weights.
     """
@@ -54,14 +56,11 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     before, now = Recipe.load(saved).resolved(), recipe.resolved()
     changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
     changed -= {"output_dir", "shift"}
-    for place in _places([before.get(key) for key in changed & {"source", "target"}]):
-        if Path(place).is_absolute() and not Path(place).exists():
-            raise DataError(
-                f"{place} is gone: the interrupted run in {folder.path} reads it",
-                expected="the data files of the run",
-                found="no such file",
-                fix="put it back, choose another output_dir, or pass --overwrite",
-            )
+    for role in changed & {"source", "target"}:
+        old, new = before.get(role) or {}, now.get(role) or {}
+        _refuse_gone(folder, old, new)
+        if _but_files(old) == _but_files(new):
+            changed.remove(role)
     if changed - {"training"}:
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run of another recipe",
@@ -75,6 +74,56 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
         warn(
             f"resuming with other training fields ({', '.join(names)}): what the checkpoint holds, such as "
             "the learning-rate schedule, stays as it was"
+        )
+
+
+def check_same_data(folder: RunFolder, fingerprints: dict[str, dict[str, str]]) -> None:
+    """Refuse to go on with other rows than the interrupted run began with, wherever they lie.
+
+    Args:
+        folder: of the run.
+        fingerprints: of the rows that are there now, by role and split.
+
+    Raises:
+        OutputError: rows that are not those that the run began with.
+    """
+    before = _began(folder).get("data_fingerprints", fingerprints)
+    places = {(role, split) for data in (before, fingerprints) for role in data for split in data[role]}
+    other = [
+        f"{role}.{split}"
+        for role, split in sorted(places)
+        if before.get(role, {}).get(split) != fingerprints.get(role, {}).get(split)
+    ]
+    if other:
+        raise OutputError(
+            f"output_dir {folder.path} holds an interrupted run on other data",
+            expected=f"the rows whose fingerprints {folder.began} holds",
+            found=f"other rows in: {', '.join(other)}",
+            fix="resume with the same data, choose another output_dir, or pass --overwrite",
+        )
+
+
+FILES = (*SPLITS, "dataset")
+"""The keys of a domain that say where its rows lie."""
+
+
+def _but_files(domain: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in domain.items() if key not in FILES}
+
+
+def _refuse_gone(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A file that is gone may be found under another name that its place in the recipe now has."""
+    missing, found = (
+        [place for split in SPLITS for place in _places(domain.get(split)) if not Path(place).exists()]
+        for domain in (old, new)
+    )
+    gone = [place for place in missing if Path(place).is_absolute()]
+    if gone and found:
+        raise DataError(
+            f"{gone[0]} is gone: the interrupted run in {folder.path} reads it",
+            expected="the data files of the run",
+            found="no such file",
+            fix="put it back, name it where it lies now, or pass --overwrite",
         )
 
 
@@ -101,10 +150,16 @@ def _refuse_weights_alone(phase: Path) -> None:
 
 def began_in_bf16(folder: RunFolder, *, resume: bool) -> bool:
     """Whether the CPU computes in bfloat16 in this run: where it is resumed, as it began."""
-    if resume:
-        with contextlib.suppress(OSError, ValueError):
-            return bool(json.loads(folder.precision.read_text(encoding="utf-8"))["bf16_on_cpu"])
-    return bf16_pays("cpu")
+    began = _began(folder) if resume else {}
+    return bool(began["bf16_on_cpu"]) if "bf16_on_cpu" in began else bf16_pays("cpu")
+
+
+def _began(folder: RunFolder) -> dict[str, Any]:
+    """What the interrupted run began with; empty where it did not come so far."""
+    try:
+        return json.loads(folder.began.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def stopped_early(checkpoint: Path) -> int | None:

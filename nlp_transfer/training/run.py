@@ -23,8 +23,8 @@ from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_
 from nlp_transfer.training.doubts import doubts
 from nlp_transfer.training.guard import conclude
 from nlp_transfer.training.hub import claim_repository, upload
-from nlp_transfer.training.phases import Setup, Trained
-from nlp_transfer.training.resume import began_in_bf16, check_resumable
+from nlp_transfer.training.phases import Setup, Trained, fingerprints
+from nlp_transfer.training.resume import began_in_bf16, check_resumable, check_same_data
 from nlp_transfer.training.scoring import evaluate_domains, forgetting, other_run
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def _run(
     task = TASKS[recipe.task.kind][0](recipe.task)
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
+    if resume:
+        check_same_data(folder, fingerprints(domains))
     task = task.bind(
         {
             f"{role}.train": data.training_labels
@@ -384,8 +386,9 @@ def _write(setup: Setup, trained: Trained, result: RunResult) -> None:
         write_json(path / TASK_FILE, setup.task.record(length))
 
     folder.save_model(save)
-    fingerprints = {role: data.fingerprints for role, data in setup.domains.items()}
     model = {"name": result.metrics["model"], "revision": source.revision, "embedded": source.embedded}
-    write_json(folder.path / "environment.json", environment(recipe.seed, fingerprints, {"model": model}))
+    write_json(
+        folder.path / "environment.json", environment(recipe.seed, setup.fingerprints, {"model": model})
+    )
     write_text(folder.path / "README.md", model_card(recipe, setup.domains, result))
     write_json(folder.metrics, result.metrics)

@@ -77,7 +77,7 @@ def _train(
     weights = _row_weights(setup)
     watched = baseline is not None and plan[-1].validation is setup.domains["target"].validation
     if begin:
-        setup.folder.start(recipe.dump())
+        setup.folder.start(recipe.dump(), data=setup.fingerprints)
     before: dict[str, Before] = {}
     first = next((step for step in plan if step.name not in ("source", TARGET_ONLY)), None)
     collate, prepare = _batching(setup, prepared)
@@ -159,7 +159,7 @@ def _target_only(setup: Setup) -> Baseline:
     recipe = setup.recipe.model_copy(update={"source": None, "adaptation": []})
     alone = replace(setup, recipe=recipe, domains={"target": target})
     assert target.train is not None
-    setup.folder.start(setup.recipe.dump())
+    setup.folder.start(setup.recipe.dump(), data=setup.fingerprints)
     notice("guard: training on the target alone first")
     trained = _train(alone, [Step(TARGET_ONLY, target.training_rows, target.validation)], begin=False)
     scores = target_scores(alone, _scorer(alone, trained.model))

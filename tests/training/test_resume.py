@@ -143,7 +143,7 @@ def test_killed_in_its_very_first_write(resume, tmp_path):
     draft = tmp_path / "run" / ".recipe.yaml.4711"
     draft.parent.mkdir()
     draft.write_text("# The resol")
-    RunFolder.open(draft.parent, resume=resume).start("strategy: full\n", checkpoints=False)
+    RunFolder.open(draft.parent, resume=resume).start("strategy: full\n")
     assert os.listdir(draft.parent) == ["recipe.yaml"]
     (draft.parent / "recipe.yaml").rename(draft.with_suffix(".old"))
     with pytest.raises(OutputError, match=r"no run wrote|not empty"):
@@ -167,6 +167,23 @@ def test_resume_of_another_recipe_is_refused(make_recipe, bert):
     assert "model" in caught.value.found
     longer = train(make_recipe("training.num_train_epochs=3"), resume=True)
     assert longer.metrics["phases"][0]["steps"] == 3 * STEPS_PER_EPOCH
+
+
+def test_data_may_move_but_not_change(make_recipe, data, tmp_path):
+    """Moved rows end in the weights of the uninterrupted run; one changed label is noticed."""
+    whole, recipe = make_recipe(LAST, name="whole"), make_recipe(LAST)
+    train(whole)
+    interrupted(recipe, CrashAfter(STEPS_PER_EPOCH + 1))
+    changed, moved = tmp_path / "changed.jsonl", tmp_path / "moved.jsonl"
+    rows = Path(data["target.train"]).read_text("utf-8")
+    moved.write_text(rows, "utf-8")
+    changed.write_text(rows.replace("positive", "negative", 1), "utf-8")
+    with pytest.raises(OutputError, match="on other data") as caught:
+        train(make_recipe(LAST, f"target.train={changed}"), resume=True)
+    assert caught.value.found == "other rows in: target.train"
+    result = train(make_recipe(LAST, f"target.train={moved}"), resume=True)
+    assert result.metrics["phases"][0]["resumed_at"] == STEPS_PER_EPOCH
+    assert equal_weights(whole.output_dir, recipe.output_dir)
 
 
 def test_resume_with_data_beside_the_recipe(make_recipe, data, tmp_path):
