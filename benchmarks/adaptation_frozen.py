@@ -124,7 +124,7 @@ def adapted(methods: list[Any], data: Any, test: np.ndarray) -> np.ndarray:
         return head(*together, weighed, common_scale=components)
 
     if methods[-1].stage == "labels":
-        return methods[-1].learn(data, fit).scores(test)
+        return methods[-1].learn(data, fit)[0].scores(test)
     return head(rows, labels, weights / weights.mean(), common_scale=components).scores(test)
 
 

@@ -91,7 +91,7 @@ _KEPT: ContextVar[list[str] | None] = ContextVar("kept", default=None)
 
 @contextlib.contextmanager
 def kept_warnings() -> Iterator[list[str]]:
-    """Collect what ``warn`` says inside the block, each text once."""
+    """Collect what ``warn`` says inside the block, where it says each text once."""
     found: list[str] = []
     token = _KEPT.set(found)
     try:
@@ -103,7 +103,9 @@ def kept_warnings() -> Iterator[list[str]]:
 def warn(text: str) -> None:
     """Say something that may need an action."""
     kept = _KEPT.get()
-    if kept is not None and text not in kept:
+    if kept is not None:
+        if text in kept:
+            return
         kept.append(text)
     _say(f"warning: {text}", "yellow")
 

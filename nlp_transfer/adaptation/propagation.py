@@ -62,8 +62,10 @@ class LabelMethod(Adaptation[LabelOptionsT]):
     def label(self, data: DomainFeatures, scores: NDArray) -> PseudoLabels:
         """Label ``data.target``; ``scores`` are the logits of the head so far [m, classes]."""
 
-    def learn(self, data: DomainFeatures, fit: Callable[[NDArray, NDArray, NDArray], Any]) -> Any:
-        """The head after all rounds.
+    def learn(
+        self, data: DomainFeatures, fit: Callable[[NDArray, NDArray, NDArray], Any]
+    ) -> tuple[Any, PseudoLabels]:
+        """The head after all rounds, and the labels of the last.
 
         Args:
             data: embeddings of both domains.
@@ -76,7 +78,7 @@ class LabelMethod(Adaptation[LabelOptionsT]):
         for _ in range(self.options.rounds):
             given = self.label(data, head.scores(data.target))
             head = fit(data.target, given.classes, given.weights)
-        return head
+        return head, given
 
 
 class LabelPropagation(LabelMethod[LabelPropagationOptions]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nlp_transfer.console import warn
 from nlp_transfer.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
@@ -39,13 +40,20 @@ def settle_languages(tokenizer: PreTrainedTokenizerBase, wanted: Languages) -> L
     """Find the model's code of each language.
 
     ``de`` stands for the one code of the model that is ``de`` or begins with ``de_``; any other code has to
-    be given as the model spells it.
+    be given as the model spells it. A model of one pair of languages that says which (Marian) is warned of
+    where the recipe has them the other way round.
 
     Raises:
         ModelError: a code that the model does not know, with those that it does.
     """
     codes = model_languages(tokenizer)
     if not codes:
+        own = [getattr(tokenizer, name, None) for name in ("source_lang", "target_lang")]
+        if own == [wanted.target, wanted.source] and own[0] != own[1]:
+            warn(
+                f"this model translates {own[0]} to {own[1]}, and the other direction is asked for: swap "
+                "source_lang and target_lang, or choose a model of that direction"
+            )
         return wanted
     found = []
     for role, language, code in (

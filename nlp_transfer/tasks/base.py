@@ -191,6 +191,11 @@ class Task(ABC, Generic[OptionsT]):
     evaluates_itself: ClassVar[bool] = False
     """Whether evaluations during training use ``validation_figures`` in place of ``compute_metrics``."""
 
+    def validation_note(self, rows: int) -> str | None:
+        """How evaluations during training differ from the final one on as many validation rows; None where
+        they do not."""
+        return None
+
     def validation_figures(
         self,
         model: Any,

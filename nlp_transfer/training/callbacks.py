@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,17 +93,46 @@ class StreamSampler(LengthGroupedSampler):
             yield from group[np.argsort(-self.lengths[group], kind="stable")].tolist()
 
 
+LINES = 20
+"""About so many lines a training prints where there is no terminal."""
+SHOWN = {
+    "loss": ("loss", 4),
+    "task_loss": ("task loss", 4),
+    "eval_accuracy": ("accuracy", 4),
+    "eval_macro_f1": ("macro F1", 4),
+    "eval_mse": ("mse", 4),
+    "eval_chrf": ("chrF", 1),
+    "eval_bleu": ("BLEU", 1),
+}
+"""Figures of the log that the progress line shows: their names and digits."""
+
+
+def shown(logs: Mapping[str, float]) -> dict[str, str]:
+    """The figures of a log that tell how the training goes, by name; penalties and discriminators too."""
+    known = {SHOWN[key][0]: f"{value:.{SHOWN[key][1]}f}" for key, value in logs.items() if key in SHOWN}
+    others = {
+        key.replace("_", " "): f"{value:.4f}"
+        for key, value in logs.items()
+        if key not in SHOWN
+        and key.endswith(("_loss", "_accuracy"))
+        and not key.startswith(("eval_", "train_"))
+    }
+    return known | others
+
+
 class Progress(TrainerCallback):
-    """A Rich progress bar with the latest loss and score; without a terminal, one line an evaluation."""
+    """A Rich progress bar with the latest figures; without a terminal, lines instead."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.bar: Bar | None = None
         self.task: TaskID | None = None
-        self.latest: dict[str, float] = {}
+        self.latest: dict[str, str] = {}
+        self.printed = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Open the bar at the step where training starts or resumes."""
+        self.printed = state.global_step
         if not state.is_world_process_zero or not stderr().is_terminal:
             return
         self.bar = Bar(
@@ -127,25 +156,35 @@ class Progress(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
     ):
-        """Show the newest loss and validation figures."""
-        shown = {"loss": "loss", "eval_accuracy": "accuracy", "eval_mse": "mse", "eval_macro_f1": "macro F1"}
-        shown |= {"eval_chrf": "chrF", "eval_bleu": "BLEU"}
-        self.latest |= {shown[key]: value for key, value in (logs or {}).items() if key in shown}
-        text = "  ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
+        """Show the newest losses and validation figures."""
+        self.latest |= shown(logs or {})
         if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, latest=text)
+            self.bar.update(self.task, latest=self._figures())
+        elif args.eval_strategy == "no":
+            self._line(state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        """Without a terminal, one line an evaluation."""
-        if self.bar is None and state.is_world_process_zero:
-            figures = "  ".join(f"{name} {value:.4f}" for name, value in self.latest.items())
-            stderr().print(f"{self.title}: step {state.global_step}/{state.max_steps}  {figures}")
+        """Without a terminal, a line."""
+        if self.bar is None:
+            self._line(state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Close the bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def _figures(self) -> str:
+        return "  ".join(f"{name} {value}" for name, value in self.latest.items())
+
+    def _line(self, state: TrainerState) -> None:
+        """One line, unless the last is hardly older."""
+        done, last = state.global_step, state.global_step >= state.max_steps
+        if not state.is_world_process_zero or done == self.printed:
+            return
+        if last or done - self.printed >= state.max_steps / LINES:
+            self.printed = done
+            stderr().print(f"{self.title}: step {done}/{state.max_steps}  {self._figures()}")
 
 
 def drop_printing(trainer: Trainer) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlp_transfer.console import notice
 from nlp_transfer.models.embed import Embedder
 from nlp_transfer.processes import from_main
 from nlp_transfer.strategies.base import count_parameters
@@ -15,7 +16,7 @@ from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.training.embedded import domain_features, fold
 from nlp_transfer.training.guard import why_not_judged
 from nlp_transfer.training.guard_frozen import frozen_evidence
-from nlp_transfer.training.heads import HeadFit, Part
+from nlp_transfer.training.heads import Fitted, HeadFit, Part
 from nlp_transfer.training.phases import Phase, Setup, Trained, plan_phases
 from nlp_transfer.training.scoring import AFTER_SOURCE, look_before
 
@@ -63,6 +64,7 @@ def fit_frozen(setup: Setup) -> Trained:
     fit = HeadFit(setup, parts, 0 if target is None else len(target), data)
     adapted = fit.adapt()
     fitted = from_main(lambda: fit.heads(adapted))
+    done = [] if adapted is None else [*adapted.records, *_labelled(setup, fitted)]
     records = [
         {
             "phase": part.name,
@@ -73,7 +75,7 @@ def fit_frozen(setup: Setup) -> Trained:
             "fit_seconds": round(seconds, 3),
             "C": head.C,
             "features": head.features,
-            **({"adaptation": adapted.records} if adapted else {}),
+            **({"adaptation": done} if adapted else {}),
         }
         for part, found, head, seconds in zip(parts, embedded, fitted.heads, fitted.seconds, strict=True)
     ]
@@ -94,6 +96,21 @@ def fit_frozen(setup: Setup) -> Trained:
     if "source" in setup.domains and why_not_judged(setup) is None:
         trained.evidence = frozen_evidence(setup, embedder, fit, fitted)
     return trained
+
+
+def _labelled(setup: Setup, fitted: Fitted) -> list[dict[str, Any]]:
+    """What an adaptation that labels target rows did, told to the user and for ``metrics.json``."""
+    given, task = fitted.labelled, setup.task
+    if given is None:
+        return []
+    assert isinstance(task, SentimentTask)
+    kind = setup.adaptations("labels")[0].options.kind
+    counts = np.bincount(given.classes, minlength=task.num_labels)
+    classes = {str(name): int(count) for name, count in zip(task.names, counts, strict=True)}
+    said = ", ".join(f"{count:,} {name}" for name, count in classes.items())
+    sure = float(given.weights.mean())
+    notice(f"{kind}: {len(given.classes):,} target texts labelled ({said}); mean weight {sure:.2f}")
+    return [{"method": kind, "pseudo_labels": classes, "mean_weight": round(sure, 4)}]
 
 
 def _joined(plan: list[Phase]) -> Phase:

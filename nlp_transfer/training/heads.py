@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nlp_transfer.adaptation.base import DomainFeatures
+    from nlp_transfer.adaptation.propagation import PseudoLabels
     from nlp_transfer.training.phases import Setup
 
 
@@ -37,11 +38,13 @@ class Fitted:
         heads: the last is the run's.
         adapted: None without an adaptation.
         seconds: of each fit.
+        labelled: what an adaptation said of unlabelled target rows, where it labels them.
     """
 
     heads: Sequence[HeadWeights]
     adapted: Adapted | None
     seconds: Sequence[float] = ()
+    labelled: PseudoLabels | None = None
 
     def scores(self, features: NDArray, phase: int = -1) -> NDArray[np.float64]:
         """Logits (or ratings) [n, out] of target rows' embeddings, by the head of a phase."""
@@ -84,7 +87,7 @@ class HeadFit:
     def heads(self, adapted: Adapted | None, known: Fitted | None = None) -> Fitted:
         """Fit one head after another; ``known`` gives their regularisation, and a source's head as it is."""
         heads: list[HeadWeights] = []
-        seconds = []
+        seconds, labelled = [], None
         for number, part in enumerate(self.parts):
             started = time.perf_counter()
             settled = None if known is None else known.heads[number]
@@ -92,9 +95,12 @@ class HeadFit:
                 heads.append(settled)
             else:
                 strength = None if settled is None else settled.C
-                heads.append(_fit_head(self.setup, adapted, part, heads[-1] if heads else None, strength))
+                start = heads[-1] if heads else None
+                head, given = _fit_head(self.setup, adapted, part, start, strength)
+                heads.append(head)
+                labelled = labelled if given is None else given
             seconds.append(time.perf_counter() - started)
-        return Fitted(heads, adapted, seconds)
+        return Fitted(heads, adapted, seconds, labelled)
 
     def _keeping(self, keep: NDArray) -> HeadFit:
         name, features, labels = self.parts[-1]
@@ -109,7 +115,7 @@ class HeadFit:
 
 def _fit_head(
     setup: Setup, adapted: Adapted | None, part: Part, start: HeadWeights | None, strength: float | None
-) -> HeadWeights:
+) -> tuple[HeadWeights, PseudoLabels | None]:
     """Fit the head of one phase; target rows that an adaptation labels join those of the source."""
     task, strategy = setup.task, setup.strategy
     assert isinstance(strategy, Frozen)
@@ -125,10 +131,10 @@ def _fit_head(
     )
     name, features, labels = part
     if adapted is None:
-        return fit(features, labels, start=start)
+        return fit(features, labels, start=start), None
     rows, weights = adapted.rows(name, features, setup.recipe.seed)
     if adapted.labels is None or name == "target":
-        return fit(rows, labels, weights=weights, start=start)
+        return fit(rows, labels, weights=weights, start=start), None
     own = np.ones(len(rows)) if weights is None else weights
 
     def fit_with(further: NDArray, classes: NDArray, sure: NDArray) -> HeadWeights:

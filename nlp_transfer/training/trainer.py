@@ -372,6 +372,10 @@ def _figures(
     """What the task finds out at each evaluation without the Trainer's loop; None where that loop will do."""
     if phase.held_out is None or not setup.task.evaluates_itself:
         return None
+    generate = arguments.metric_for_best_model not in ("loss", "eval_loss")
+    note = setup.task.validation_note(len(phase.held_out)) if generate else None
+    if note is not None:
+        notice(note)
     config: Any = model.config
     evaluate = functools.partial(
         setup.task.validation_figures,
@@ -382,7 +386,7 @@ def _figures(
         phase.collate,
         max_length=resolve_max_length(setup.tokenizer, config, setup.recipe.model.max_length),
         seed=setup.recipe.seed,
-        generate=arguments.metric_for_best_model not in ("loss", "eval_loss"),
+        generate=generate,
     )
     if phase.watch is None:
         return lambda: evaluate()[0]

@@ -167,7 +167,7 @@ def accuracies(name, source, target, test, *, seed=0, settings=None):
             together = np.concatenate([rows, further]), np.concatenate([labels, classes])
             return fit(*together, classes=2, weights=np.concatenate([own, sure]))
 
-        scores = instance.learn(data, fit_with).scores(test[0])
+        scores = instance.learn(data, fit_with)[0].scores(test[0])
         return before, (scores.argmax(1) == test[1]).mean(), scores
     found = instance.weigh(data)
     weights = found.source

@@ -1,6 +1,7 @@
 """Translation: every family of models, the loss, the batches, cached encoder states."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from datasets import Dataset
 
 from nlp_transfer import Recipe, load_model, train
 from nlp_transfer.errors import ModelError, RecipeError
+from nlp_transfer.models.languages import Languages, settle_languages
 from nlp_transfer.models.load import ModelOptions, load_tokenizer, locate
 from nlp_transfer.tasks import TranslationOptions, TranslationTask
 from nlp_transfer.tasks.pairs import PairCollator, TokenBatches
@@ -249,3 +251,33 @@ def test_the_model_of_the_languages_is_the_default():
     values = {"task": {"kind": "translation", "source_lang": "de", "target_lang": "en"}}
     found = Recipe.from_dict(values | {"target": {"dataset": "sample:travel"}})
     assert found.model.name == "Helsinki-NLP/opus-mt-de-en"
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "said"),
+    [
+        (("de", "en"), ("en", "de"), True),
+        (("de", "en"), ("de", "en"), False),
+        (("deu", "eng"), ("en", "de"), False),
+    ],
+)
+def test_languages_the_wrong_way_round_are_noticed(own, wanted, said, capsys):
+    """By what a tokenizer of one direction says of itself; other spellings of a language prove nothing."""
+    tokenizer = SimpleNamespace(source_lang=own[0], target_lang=own[1], unk_token_id=0)
+    assert settle_languages(tokenizer, Languages(*wanted)) == Languages(*wanted)
+    assert ("this model translates de to en" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        (300, {"eval_max_samples": 100}, "of 100 of 300"),
+        (50, {}, "50 validation rows with 1 beam"),
+        (50, {"num_beams": 1}, None),
+    ],
+)
+def test_quicker_figures_while_training_are_explained(rows, options, expected):
+    note = TranslationTask(TranslationOptions(source_lang="de", target_lang="en", **options)).validation_note(
+        rows
+    )
+    assert note is None if expected is None else expected in note

@@ -101,3 +101,22 @@ def test_two_runs_at_once_share_a_cache(make_recipe, tmp_path):
         problems = process.stderr.read()
         assert process.wait() == 0, problems
     assert equal_weights(*(recipe.output_dir for recipe in recipes))
+
+
+def test_labels_that_an_adaptation_gave_are_counted(make_recipe, tmp_path, capsys):
+    """One label a text without one, told and kept beside the figures of a map."""
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": row["text"]} for row in planted_rows(24, 7)])
+    recipe = make_recipe(
+        source=True,
+        target={"unlabeled": texts},
+        strategy={"kind": "frozen"},
+        adaptation=[{"kind": "coral"}, {"kind": "label_propagation"}],
+    )
+    (record,) = train(recipe).metrics["phases"]
+    mapped, labelled = record["adaptation"]
+    assert mapped["method"] == "coral"
+    assert labelled["method"] == "label_propagation"
+    assert list(labelled["pseudo_labels"]) == ["negative", "positive"]
+    assert sum(labelled["pseudo_labels"].values()) == 24
+    assert 0 < labelled["mean_weight"] <= 1
+    assert "label_propagation: 24 target texts labelled" in capsys.readouterr().err
