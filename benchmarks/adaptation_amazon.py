@@ -2,18 +2,21 @@
 
 The target's labels are hidden, or 100 of them are given. Every method with a frozen form runs on all pairs;
 full fine-tuning, which costs minutes a run, is shortened alike for all methods and covers the pairs that the
-time allowed (480 rows a side, 64 tokens, one epoch, bf16; ``adaptation_full.py``). Source-only and
-target-trained stand in every table. Defaults were chosen on other pairs (``adaptation_data.DEVELOPMENT``).
+time allowed (480 rows a side, 64 tokens, one epoch, bf16 where it pays; ``adaptation_full.py``). Source-only
+and target-trained stand in every table. Defaults were chosen on other pairs (``DEVELOPMENT``).
 
 Gains carry 95 % intervals by a paired bootstrap over test rows, which pairs with one target share. A win or
 loss counts where a pair's own interval leaves zero out. Seconds are processor seconds on one thread.
 
-    python benchmarks/adaptation_amazon.py --work DIR [--seeds 0 1 2] [--full-pairs N]
+    python benchmarks/adaptation_amazon.py --work DIR [--seeds 0 1 2] [--full-pairs N] [--full-seeds 0 1]
+
+What a run does not measure (``--only``, or seeds of full fine-tuning) is kept from the JSON that is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 from collections import Counter
@@ -24,11 +27,14 @@ import adaptation_frozen
 import adaptation_full
 import numpy as np
 from adaptation_data import DEVELOPMENT, PAIRS
-from common import print_table, save
+from common import RESULTS, machine, print_table, save
+
+from nlp_transfer.models.precision import bf16_pays
 
 DRAWS = 1000
 HURT = 0.01
 """Negative transfer: target accuracy lower than without the source by more than this."""
+AVERAGED = ("accuracy", "gain", "low", "high", "amazon", "airline", "seconds")
 NAMES = {"source-only": "source and target labels"}
 """What the reference without a method is where the target has labels."""
 Cell = dict[str, Any]
@@ -155,29 +161,40 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keep finished cells here, go on from them")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the frozen form")
     parser.add_argument("--full-pairs", type=int, default=len(PAIRS), help="pairs of full fine-tuning")
+    parser.add_argument("--full-seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--only", choices=["frozen", "full"], help="leave the other form as it is")
     parser.add_argument("--finished", action="store_true", help="report the cells that are there already")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    frozen = frozen_cells(options.work, options.seeds, run=not options.finished)
+    known = RESULTS / "adaptation_amazon.json"
+    found = json.loads(known.read_text("utf-8")) if known.exists() else {}
+    if options.only != "full":
+        found |= frozen_report(frozen_cells(options.work, options.seeds, run=not options.finished))
+    if options.only != "frozen":
+        before = found.get("full_by_seed", {})
+        for seed in options.full_seeds:
+            cells = full_cells(options.work, options.full_pairs, seed, run=not options.finished)
+            if cells:
+                before[str(seed)] = full_report(cells)
+        found |= {"full_by_seed": before, "full": pooled(list(before.values()))}
+        show(f"full fine-tuning, shortened, {len(before)} seeds", found["full"], len(PAIRS), "source-only")
+    save(
+        "adaptation_amazon",
+        {key: value for key, value in found.items() if key not in ("benchmark", "machine")},
+    )
+
+
+def frozen_report(frozen: list[Cell]) -> dict[str, Any]:
+    """Print the tables of the frozen form; what the JSON says of it."""
     modes = {}
     for mode in ("unlabelled", "few"):
         modes[mode] = [{**cell, "methods": cell[mode]} for cell in frozen]
     for cell in modes["few"]:
         cell["methods"] = {NAMES.get(name, name): entry for name, entry in cell["methods"].items()}
-    full = full_cells(options.work, options.full_pairs, 0, run=not options.finished)
-    report(modes, full, options.seeds)
-
-
-def report(modes: dict[str, list[Cell]], full: list[Cell], seeds: list[int]) -> None:
-    """Print the tables and write the JSON."""
     unlabelled = collect(modes["unlabelled"], "source-only")
     few = collect(modes["few"], "target-only")
-    count = len(modes["few"])
-    show("frozen, no target labels", unlabelled, count, "source-only")
-    tuned = collect(full, "source-only") if full else {}
-    if full:
-        show(f"full fine-tuning, shortened, {len(full)} pairs", tuned, len(full), "source-only")
-    show(f"frozen, {adaptation_frozen.FEW} target labels", few, count, "target-only")
+    show("frozen, no target labels", unlabelled, len(frozen), "source-only")
+    show(f"frozen, {adaptation_frozen.FEW} target labels", few, len(frozen), "target-only")
     advised = advice(modes["few"])
     print_table(
         "the shift report's advice with 100 labels: pairs, and how many the source hurts",
@@ -187,24 +204,41 @@ def report(modes: dict[str, list[Cell]], full: list[Cell], seeds: list[int]) -> 
             for e in advised
         ],
     )
-    full_setting = {
-        key: getattr(adaptation_full, key) for key in ("ROWS", "LENGTH", "BATCH", "RATE", "EPOCHS")
+    return {
+        "pairs": [(cell["source"], cell["target"], cell["seed"]) for cell in frozen],
+        "development_pairs": DEVELOPMENT,
+        "threads": 1,
+        "frozen_machine": machine(),
+        "frozen_unlabelled": unlabelled,
+        "frozen_few": few,
+        "advice": advised,
     }
-    save(
-        "adaptation_amazon",
-        {
-            "pairs": [(cell["source"], cell["target"], cell["seed"]) for cell in modes["few"]],
-            "development_pairs": DEVELOPMENT,
-            "seeds": seeds,
-            "threads": 1,
-            "frozen_unlabelled": unlabelled,
-            "frozen_few": few,
-            "advice": advised,
-            "full_setting": {**full_setting, "bf16": True, "seeds": 1},
-            "full_pairs": [(cell["source"], cell["target"]) for cell in full],
-            "full": tuned,
-        },
-    )
+
+
+def full_report(cells: list[Cell]) -> dict[str, Any]:
+    """Full fine-tuning with one seed."""
+    keys = ("ROWS", "LENGTH", "BATCH", "RATE", "EPOCHS")
+    return {
+        "machine": machine(),
+        "setting": {key: getattr(adaptation_full, key) for key in keys} | {"bf16": bf16_pays("cpu")},
+        "pairs": [(cell["source"], cell["target"]) for cell in cells],
+        "methods": collect(cells, "source-only"),
+    }
+
+
+def pooled(seeds: list[dict[str, Any]]) -> dict[str, Cell]:
+    """Means over seeds, and their counts together.
+
+    The ends of an interval are averaged too. That is wide: it takes the seeds, whose test rows overlap, for
+    one and the same draw.
+    """
+    together: dict[str, Cell] = {}
+    for name in seeds[0]["methods"]:
+        entries = [seed["methods"][name] for seed in seeds if name in seed["methods"]]
+        mean = {key: statistics.mean(entry[key] for entry in entries) for key in AVERAGED}
+        count = {key: sum(entry[key] for entry in entries) for key in ("wins", "losses", "better", "hurt")}
+        together[name] = {**mean, **count, "gains": [gain for entry in entries for gain in entry["gains"]]}
+    return together
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def run(folder: Path, pair: Pair, rows: dict, method: str) -> np.ndarray:
     The source-only run stays in the folder: it is the teacher of ``relational``.
     """
     from nlp_transfer import Recipe, load_model, train
+    from nlp_transfer.models.precision import bf16_pays
 
     folder.mkdir(parents=True, exist_ok=True)
     (source_texts, source_labels), (target_texts, target_labels) = rows[pair.source], rows[pair.target]
@@ -89,7 +90,7 @@ def run(folder: Path, pair: Pair, rows: dict, method: str) -> np.ndarray:
             "eval_strategy": "no",
             "save_strategy": "no",
             "load_best_model_at_end": False,
-            "bf16": True,
+            "bf16": bf16_pays("cpu"),
             "seed": pair.seed,
         },
         "output_dir": str(folder / method),

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -51,10 +52,11 @@ def train(
 
     loaded = Recipe.load(recipe, overrides or ())
     from nlp_transfer.processes import leave_processes
-    from nlp_transfer.reporting.summary import print_run
+    from nlp_transfer.reporting.summary import print_run, print_shift
     from nlp_transfer.training.run import train as run
 
-    print_run(run(loaded, overwrite=overwrite, resume=resume))
+    before = partial(print_shift, rest="in metrics.json")
+    print_run(run(loaded, overwrite=overwrite, resume=resume, on_shift=before))
     leave_processes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from nlp_transfer.console import notice, stdout
@@ -25,10 +26,7 @@ def run_demo(output: Path) -> list[RunResult]:
         if results:
             recipe = recipe.model_copy(update={"shift": recipe.shift.model_copy(update={"enabled": False})})
         notice(f"{name}: training, as in `nlp-transfer train sentiment/{name}`")
-        result = train(recipe, overwrite=True)
-        if result.shift is not None:
-            print_shift(result.shift, "in metrics.json")
-        results.append(result)
+        results.append(train(recipe, overwrite=True, on_shift=partial(print_shift, rest="in metrics.json")))
     table = Table(
         box=box.SIMPLE_HEAD, title="laptop reviews, 100 test texts (built-in sample)", title_justify="left"
     )

@@ -105,14 +105,17 @@ class Problem:
         key: dotted path of the key, such as ``strategy.kind``.
         line: 1-based line of the recipe file, or None for an override or a missing key's parent.
         message: what is wrong, with what was expected and the nearest valid name.
+        override: whether the value was given as key.path=value.
     """
 
     key: str
     line: int | None
     message: str
+    override: bool = False
 
     def __str__(self) -> str:
         where = f" (line {self.line})" if self.line is not None else ""
+        where = " (override)" if self.override else where
         return f"{self.key}{where}: {self.message}"
 
 

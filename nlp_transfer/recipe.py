@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -226,6 +227,7 @@ class Recipe(Options):
     @classmethod
     def _validate(cls, document: RecipeYaml, overrides: Iterable[str]) -> Recipe:
         problems: list[Problem] = []
+        overrides = list(overrides)
         values = apply_overrides(document.values, overrides, problems)
         try:
             recipe = cls.model_validate(values)
@@ -233,6 +235,11 @@ class Recipe(Options):
             for detail in error.errors():
                 problems += explain(detail, values, document.lines, cls, _TABLES)
         if problems:
+            given = [f"{text.partition('=')[0].strip()}." for text in overrides]
+            problems = [
+                replace(one, line=None, override=True) if f"{one.key}.".startswith(tuple(given)) else one
+                for one in problems
+            ]
             raise RecipeError(str(document.path), problems)
         return recipe
 

@@ -111,6 +111,15 @@ def test_all_problems_at_once_with_lines(write):
     assert found["training.fp16"].line == 9
 
 
+def test_a_bad_override_is_not_blamed_on_the_file(write, tmp_path):
+    """The line of the file holds a good value; another problem keeps its line."""
+    found = problems(write(GOOD.replace("r: 4", "rank: 4")), ["model.max_length=many"])
+    assert found["strategy.rank"].line == 5
+    assert found["model.max_length"].line is None
+    assert "model.max_length (override): " in str(found["model.max_length"])
+    assert "strategy.rank (line 5): " in str(found["strategy.rank"])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "key", "says"),
     [

@@ -32,7 +32,7 @@ class Finding:
         level: ``warning`` for what can spoil a result, ``info`` for what is good to know.
         code: what it is: ``duplicates``, ``conflicting-labels``, ``leakage``, ``empty-text``,
             ``dropped-label``, ``imbalance``, ``one-class``, ``unseen-label``, ``cross-leakage``,
-            ``cross-labels``, ``no-labels`` or ``sample``; of pairs also ``identical-pair``,
+            ``cross-labels``, ``no-labels``, ``split-off`` or ``sample``; of pairs also ``identical-pair``,
             ``length-ratio`` and ``translation-leakage``.
         count: number of rows (texts, classes) concerned.
         total: number of rows (texts, classes) that were looked at.

@@ -155,7 +155,7 @@ def load_domain(
     validate = objective != "none" if need is None else "validation" in need
     if objective == "translation" and options.filters.duplicates == "drop":
         findings += _drop_repeated_pairs(tables, hashes)
-    _split_train(tables, hashes, options, role, seed, validate=validate)
+    findings += _split_train(tables, hashes, options, role, seed, validate=validate)
     if stream is not None:
         held = {split for split, table in tables.items() if split != "train" and "offset" in table.features}
         tables |= {split: stream.part(tables[split]).copy() for split in held}
@@ -297,7 +297,7 @@ def _split_train(
     seed: int,
     *,
     validate: bool,
-) -> None:
+) -> list[Finding]:
     """Split test, then validation, off train where they are asked for and not given; fills both tables.
 
     Of a streamed train split, at most ``StreamedRows.SAMPLE`` rows each.
@@ -305,11 +305,11 @@ def _split_train(
     wanted = {"test": options.test_fraction, "validation": options.validation_fraction if validate else 0.0}
     wanted = {split: share for split, share in wanted.items() if share and split not in tables}
     if not wanted or "train" not in tables:
-        return
+        return []
     from nlp_transfer.data.load import take_rows
     from nlp_transfer.data.split import split_off
 
-    rest, left = tables["train"], 1.0
+    rest, left, findings = tables["train"], 1.0, []
     if options.streaming:
         from nlp_transfer.data.stream import StreamedRows
 
@@ -327,7 +327,11 @@ def _split_train(
         tables[split], rest = take_rows(rest, held), take_rows(rest, keep)
         hashes[split], groups, strata = groups[held], groups[keep], strata[keep]
         left -= share
+        total = len(tables["train"])
+        message = f"{split}: none is given, so {len(held):,} of {total:,} training rows are split off for it"
+        findings.append(Finding("info", "split-off", len(held), total, message))
     tables["train"], hashes["train"] = rest, groups
+    return findings
 
 
 def _drop_repeated_pairs(tables: dict[str, Dataset], hashes: dict[str, np.ndarray]) -> list[Finding]:

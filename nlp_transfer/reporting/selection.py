@@ -10,6 +10,7 @@ from rich.table import Table
 
 from nlp_transfer.console import stdout
 from nlp_transfer.reporting.summary import human
+from nlp_transfer.selection.choices import CLOSE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,27 +102,29 @@ def print_plan(plan: Plan, output: Path | None = None) -> None:
         console.print(f"  {escape(reason)}")
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("", "strategy", "source", "weighted"):
-        table.add_column(title, overflow="fold")
-    for title in ("expected accuracy", "80 %", "minutes", "GB"):
-        table.add_column(title, justify="right")
+        table.add_column(title, overflow="fold", no_wrap=title != "source")
+    for title in ("accuracy (80 %)", "minutes", "GB"):
+        table.add_column(title, justify="right", no_wrap=True)
     for option in plan.options:
         chosen = option == plan.choice
-        table.add_row(">" if chosen else "", *_option_cells(option), style="bold" if chosen else None)
+        mark = ">" if chosen else "x" if option.why_not else ""
+        table.add_row(mark, *_option_cells(option), style="bold" if chosen else None)
     console.print(table)
+    ruled_out = ", x ruled out" if any(option.why_not for option in plan.options) else ""
+    rule = f"the least time of all options within {100 * CLOSE:g} points of the best"
+    console.print(f"[dim]> the choice: {rule}{ruled_out}[/dim]")
     if output is not None:
         console.print(f"nlp-transfer train [bold]{escape(str(output))}[/bold]")
 
 
 def _option_cells(option: Option) -> list[str]:
     accuracy = option.accuracy
-    minutes = f"{option.minutes:.1f}" if option.why_not is None else f"{option.minutes:.1f} (ruled out)"
     return [
         option.strategy,
         escape(option.source or "none"),
         "yes" if option.weighted else "no",
-        f"{100 * accuracy.estimate:.1f}",
-        f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}",
-        minutes,
+        f"{100 * accuracy.estimate:.1f} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})",
+        f"{option.minutes:.1f}",
         f"{option.memory_gb:.1f}",
     ]
 

@@ -55,16 +55,18 @@ def human(number: int) -> str:
 
 
 def print_run(result: RunResult) -> None:
-    """The summary at the end of a run: metrics, cost, and where things are."""
+    """The summary at the end of a run: metrics, what became of the forecast, cost, and where things are."""
     if not is_main_process():
         return
-    if result.shift is not None:
-        print_shift(result.shift, "in metrics.json")
     domains = result.metrics["domains"]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("metric")
-    columns = [(role, split) for role in ("target", "source") for split in ("test", "validation")]
-    columns = [(role, split) for role, split in columns if split in domains.get(role, {})]
+    scored = {role: domains[role] for role in ("target", "source") if role in domains}
+    columns = [
+        (role, "test" if "test" in splits else "validation")
+        for role, splits in scored.items()
+        if splits.keys() & {"test", "validation"}
+    ]
     for role, split in columns:
         table.add_column(f"{role} {split}\n{escape(domains[role]['name'])}", justify="right")
     for key, name in METRIC_NAMES.items():
@@ -77,6 +79,9 @@ def print_run(result: RunResult) -> None:
         console.print(table)
     for line in words.against_baselines(domains) + words.ledger(result.metrics.get("forgetting")):
         console.print(escape(line))
+    foretold = words.foretold(result.shift, domains.get("target", {}))
+    if foretold is not None:
+        console.print(foretold)
     print_verdict(result.metrics.get("guard"))
     cost = result.metrics["cost"]
     console.print(

@@ -177,6 +177,24 @@ def study(report: ShiftReport) -> str:
     return text + "."
 
 
+def foretold(report: ShiftReport | None, scores: dict[str, Any]) -> str | None:
+    """The forecast of a run's accuracy beside what it reached; None without one of either.
+
+    Args:
+        report: made before the training.
+        scores: the target's reports by split.
+    """
+    split = "test" if "test" in scores else "validation"
+    reached = scores.get(split, {}).get("accuracy")
+    if report is None or report.risk is None or reached is None:
+        return None
+    accuracy = report.risk.predicted_target_accuracy
+    return (
+        f"accuracy foretold: {percent(accuracy.estimate)} ({accuracy_range(accuracy)}); reached on target "
+        f"{split}: {percent(reached['value'])}"
+    )
+
+
 def change(name: str, difference: dict[str, Any]) -> str:
     """A paired difference with its interval, in the metric's own unit: points of shares, else plain."""
     value, low, high = (_signed(name, difference[end]) for end in ("value", "low", "high"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nlp_transfer.adaptation import ADAPTATIONS
-from nlp_transfer.console import warn
+from nlp_transfer.console import notice, warn
 from nlp_transfer.errors import DataError
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ def _mixed(source: Dataset, target: int, recipe: Recipe, *, epochs: int) -> tupl
     steps = recipe.training.get("max_steps", -1)
     if steps > 0 and epochs > 1:  # how many epochs that makes is not known yet: enough for all of the source
         epochs = min(steps, -(-len(source) // each))
+    notice(
+        f"source.mix: {each:,} source rows beside {target:,} target rows in every epoch, others each time"
+        if each < len(source)
+        else f"source.mix: all {each:,} source rows beside {target:,} target rows in every epoch"
+    )
     drawn = epoch_draws(len(source), each, epochs, recipe.seed)
     pool = np.unique(drawn)
     return take_rows(source, pool), np.searchsorted(pool, drawn)

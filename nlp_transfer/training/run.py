@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -101,6 +101,7 @@ def train(
     overwrite: bool = False,
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
+    on_shift: Callable[[ShiftReport], None] | None = None,
 ) -> RunResult:
     """Run a recipe: load the domains, look at the shift, train, evaluate and write the run folder.
 
@@ -114,6 +115,7 @@ def train(
         resume: go on from the last complete checkpoint in ``output_dir``; without one, start anew. A finished
             source phase is not repeated.
         callbacks: for ``transformers.Trainer``, in every phase; the frozen strategy calls none.
+        on_shift: takes the shift report before any training; by default its verdict is told in a line.
 
     Raises:
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
@@ -128,13 +130,16 @@ def train(
         check_resumable(folder, recipe)
     settled = bf16_settled(from_main(lambda: began_in_bf16(folder, resume=resume)))
     with settled, kept_warnings() as warnings:
-        return _run(recipe, folder, callbacks, warnings, resume=resume, started=started)
+        return _run(
+            recipe, folder, callbacks, on_shift or _tell_forecast, warnings, resume=resume, started=started
+        )
 
 
 def _run(
     recipe: Recipe,
     folder: RunFolder,
     callbacks: Sequence[TrainerCallback],
+    on_shift: Callable[[ShiftReport], None],
     warnings: list[str],
     *,
     resume: bool,
@@ -166,12 +171,8 @@ def _run(
     rival = other_run(recipe, task, domains)
     compares = recipe.shift.enabled and "source" in domains and domains["source"].train is not None
     shift = from_main(lambda: shift_summary(recipe, domains, task, pretrained)) if compares else None
-    if shift is not None and shift.risk is not None:
-        risk, names = shift.risk, [domains[role].name for role in ("source", "target")]
-        (warn if risk.level == "high" else notice)(
-            f"before training: {risk.level} risk ({risk.probability:.0%}) that {names[0]} costs more than a "
-            f"point on {names[1]}; advice: {risk.advice}"
-        )
+    if shift is not None:
+        on_shift(shift)
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
@@ -189,6 +190,16 @@ def _run(
         if repository is not None:
             notice(f"pushed to {upload(recipe, repository, folder.path)}")
     return result
+
+
+def _tell_forecast(report: ShiftReport) -> None:
+    """The forecast in a line, where there is one."""
+    risk = report.risk
+    if risk is not None:
+        (warn if risk.level == "high" else notice)(
+            f"before training: {risk.level} risk ({risk.probability:.0%}) that {report.source.name} costs "
+            f"more than a point on {report.target.name}; advice: {risk.advice}"
+        )
 
 
 def check_precision(recipe: Recipe, config: Any) -> None:

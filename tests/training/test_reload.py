@@ -120,4 +120,5 @@ def test_texts_are_cut_where_they_were_cut_in_training(length, make_recipe):
     text, other = " ".join(words), " ".join([*words[:length], *["cook"] * 60])
     near = " ".join(["cook"] * 60)
     first, second, third = (row["score"] for row in loaded.predict([text, other, near]))
-    assert first == second != third
+    assert first == pytest.approx(second, abs=1e-6)  # the place in a batch moves the last digits
+    assert abs(first - third) > 1e-4
