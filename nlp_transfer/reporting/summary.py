@@ -85,7 +85,7 @@ def print_run(result: RunResult) -> None:
     print_verdict(result.metrics.get("guard"))
     cost = result.metrics["cost"]
     console.print(
-        f"training {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
+        f"training, with its evaluations, {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
         f"peak memory {cost['peak_memory_mib']:,.0f} MiB"
     )
     console.print(

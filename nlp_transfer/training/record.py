@@ -29,6 +29,7 @@ def phase_record(
         "bf16": trainer.args.bf16,
         "best_metric": state.best_metric,
         "best_step": state.best_global_step,
+        "kept": "best" if trainer.args.load_best_model_at_end else "last",
         "history": state.log_history,
     }
     return plain(record)
