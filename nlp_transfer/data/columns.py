@@ -353,3 +353,11 @@ def blank_and_dropped(notes: dict[str, int], split: str, total: int) -> list[Fin
         message = f"{split}: {dropped:,} of {total:,} rows were dropped because label_map drops their label"
         findings.append(Finding("info", "dropped-label", dropped, total, message))
     return findings
+
+
+def labels_hidden(table: Dataset, options: DomainOptions) -> bool:
+    """Tell whether every label of a hub split is -1 or null, as in the test sets of benchmarks."""
+    name = options.label_column or next((name for name in LABEL_COLUMNS if name in table.column_names), None)
+    if name not in table.column_names or not getattr(table.features[name], "names", None):
+        return False
+    return all(set(batch[name]) <= {-1, None} for batch in table.select_columns([name]).iter(10_000))

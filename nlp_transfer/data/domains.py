@@ -220,14 +220,14 @@ def _read_splits(
     """Read and clean the splits that are named, or that a data set has under the usual names."""
     import datasets
 
-    from nlp_transfer.data.columns import normalise
+    from nlp_transfer.data.columns import labels_hidden, normalise
 
     tables, findings = {}, []
     for split, named, parts in _raw_splits(options, objective, base, languages):
         clean = []
         purpose = "none" if split == "unlabeled" else objective
         for where, raw in parts:
-            if not named and purpose in ("classification", "regression") and _all_hidden(raw, options):
+            if not named and purpose in ("classification", "regression") and labels_hidden(raw, options):
                 message = f"{where}: all labels are hidden, so this split is not used"
                 findings.append(Finding("info", "no-labels", len(raw), len(raw), message))
                 continue
@@ -277,16 +277,6 @@ def _raw_splits(
         parts = [(where.format(spec), take_split(there, spec, options.dataset)) for spec in specs]
         if parts:
             yield split, bool(options.given(split)), parts
-
-
-def _all_hidden(table: Dataset, options: DomainOptions) -> bool:
-    """Tell whether every label of a hub split is -1 or null, as in the test sets of benchmarks."""
-    from nlp_transfer.data.columns import LABEL_COLUMNS
-
-    name = options.label_column or next((name for name in LABEL_COLUMNS if name in table.column_names), None)
-    if name not in table.column_names or not getattr(table.features[name], "names", None):
-        return False
-    return all(set(batch[name]) <= {-1, None} for batch in table.select_columns([name]).iter(10_000))
 
 
 def _split_train(

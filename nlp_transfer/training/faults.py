@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers.trainer_utils import TrainOutput
 
     from nlp_transfer.tasks.pairs import TokenBatches
+    from nlp_transfer.training.phases import Setup
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -310,3 +311,10 @@ def train_safely(trainer: Trainer, folder: Path, checkpoint: Path | None) -> Tra
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, StopOnSignal):
                 callback.release()
+
+
+def guards(setup: Setup) -> list[TrainerCallback]:
+    """What watches every training: signals, and weights that are no longer finite."""
+    recipe, count = setup.folder.path / "recipe.yaml", world_size()
+    command = f"launch {recipe} --processes {count}" if count > 1 else f"train {recipe}"
+    return [StopOnSignal(f"nlp-transfer {command} --resume"), FiniteWeights()]

@@ -26,13 +26,13 @@ from nlp_transfer.processes import from_main, main_first
 from nlp_transfer.training.arguments import training_arguments
 from nlp_transfer.training.callbacks import LengthGroupedOrder, Progress, drop_printing
 from nlp_transfer.training.checkpoints import last_checkpoint
-from nlp_transfer.training.faults import check_finite_loss
+from nlp_transfer.training.faults import check_finite_loss, guards, train_safely
 from nlp_transfer.training.paired import EpochSeed
 from nlp_transfer.training.phases import Setup, target_texts
 from nlp_transfer.training.record import phase_record
 from nlp_transfer.training.resume import finished_phase, keep_phase, load_phase
 from nlp_transfer.training.together import Together
-from nlp_transfer.training.trainer import guards, refuse_shards, train_safely
+from nlp_transfer.training.trainer import refuse_shards
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import calm, is_main_process, kept_warnings, notice, warn
-from nlp_transfer.data.checks import Finding, cross_check
-from nlp_transfer.data.domains import DomainData, load_domain
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.load import resolve_max_length
 from nlp_transfer.plain_json import plain
@@ -20,6 +18,7 @@ from nlp_transfer.strategies import STRATEGIES
 from nlp_transfer.tasks import TASKS, SentimentTask, TranslationTask
 from nlp_transfer.tasks.base import TASK_FILE
 from nlp_transfer.training.artifacts import RunFolder, environment, peak_memory_mib, write_json, write_text
+from nlp_transfer.training.domains import check_labels, load_domains
 from nlp_transfer.training.doubts import doubts
 from nlp_transfer.training.guard import conclude
 from nlp_transfer.training.hub import claim_repository, upload
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from transformers import TrainerCallback
 
+    from nlp_transfer.data.domains import DomainData
     from nlp_transfer.models.source import ModelSource
     from nlp_transfer.shift.report import ShiftReport
     from nlp_transfer.tasks.base import Task
@@ -253,80 +253,6 @@ def _random_state_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-def load_domains(recipe: Recipe, task: Task) -> dict[str, DomainData]:
-    """Load target and source, print what was found about them, and check them against each other."""
-    validates = task.kind != "sentiment" or not STRATEGIES[recipe.strategy.kind][0].extracts
-    needed = (
-        ("train", "validation") if validates and recipe.training.get("eval_strategy") != "no" else ("train",)
-    )
-    domains: dict[str, DomainData] = {}
-    roles: tuple[Literal["source", "target"], ...] = ("source", "target")
-    for role in roles:
-        options = recipe.source if role == "source" else recipe.target
-        if options is None:
-            continue
-        domains[role] = load_domain(
-            options,
-            role=role,
-            objective=cast("Any", task.objective),
-            languages=task.languages[:2] if isinstance(task, TranslationTask) else None,
-            seed=recipe.seed,
-            base=recipe.base,
-            need=needed if options.trains else (),
-        )
-    if recipe.source is not None and recipe.source.select is not None:
-        domains["source"] = _select(recipe, task, domains)
-    for finding_role, data in domains.items():
-        _tell(data.checks, f"{finding_role} ")
-    if len(domains) == 2:
-        between = cross_check(domains["source"], domains["target"])
-        _tell(between, "")
-        domains["target"] = replace(domains["target"], checks=[*domains["target"].checks, *between])
-    return domains
-
-
-def _select(recipe: Recipe, task: Task, domains: dict[str, DomainData]) -> DomainData:
-    """The source with the rows that ``source.select`` keeps."""
-    from nlp_transfer.data.select import select_source
-
-    assert recipe.source is not None
-    assert recipe.source.select is not None
-    embed = None
-    if recipe.source.select.method == "similarity":
-        from nlp_transfer.models.embed import Embedder
-        from nlp_transfer.models.load import locate
-        from nlp_transfer.shift.translation import Translator
-
-        if isinstance(task, TranslationTask):
-            embedder = Translator(task, recipe.model).embedder()
-        else:
-            embedder = Embedder.load(locate(recipe.model), recipe.model, normalize=True)
-
-        def embed(texts: Sequence[str]) -> Any:
-            return embedder.embed(list(texts)).features
-
-    return select_source(
-        domains["source"], domains["target"], recipe.source.select, seed=recipe.seed, embed=embed
-    )
-
-
-def _tell(findings: Iterable[Finding], prefix: str) -> None:
-    for finding in findings:
-        (warn if finding.level == "warning" else notice)(f"{prefix}{finding.message}")
-
-
-def check_labels(task: Task, domains: dict[str, DomainData]) -> None:
-    """Read the labels that the run is scored on, so that none is found to be unknown after the training.
-
-    Raises:
-        DataError: a label that the task does not know.
-    """
-    for role, data in domains.items():
-        for split, rows in (("validation", data.validation), ("test", data.test)):
-            if rows:
-                task.check_labels(rows, name=f"{role}.{split}")
 
 
 def shift_summary(

@@ -292,7 +292,7 @@ def _open(folder: Path, recipe: Recipe, overwrite: bool) -> None:
 def _setup(recipe: Recipe, folder: Path) -> Setup:
     """All that training needs, checked and loaded; nothing is saved but what the source phase leaves."""
     from nlp_transfer.models.load import load_config, load_tokenizer, locate
-    from nlp_transfer.training.run import check_labels, load_domains
+    from nlp_transfer.training.domains import check_labels, load_domains
 
     quiet = {"save_strategy": "no"} if recipe.strategy.kind != "frozen" else {}
     plain = recipe.model_copy(update={"training": {**recipe.training, **quiet}, "early_stopping": None})

@@ -18,7 +18,7 @@ from nlp_transfer.data.labels import IGNORED_LABEL
 from nlp_transfer.data.replay import ReplayedRows
 from nlp_transfer.errors import Problem, RecipeError
 from nlp_transfer.models.load import resolve_max_length
-from nlp_transfer.processes import from_main, gather, world_size
+from nlp_transfer.processes import from_main, gather
 from nlp_transfer.tasks import SentimentTask
 from nlp_transfer.tasks.encoding import EncodedStream
 from nlp_transfer.tasks.pairs import TokenBatches, split_batch
@@ -34,10 +34,9 @@ from nlp_transfer.training.callbacks import (
 )
 from nlp_transfer.training.checkpoints import last_checkpoint, read_state
 from nlp_transfer.training.faults import (
-    FiniteWeights,
-    StopOnSignal,
     check_finite_loss,
     clear_errors,
+    guards,
     is_out_of_memory,
     more_parts,
     smaller_batch,
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.utils.data import DataLoader
-    from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+    from transformers import EvalPrediction, TrainingArguments
     from transformers.trainer_utils import TrainOutput
 
     from nlp_transfer.strategies import Strategy
@@ -392,10 +391,3 @@ def _figures(
         return lambda: evaluate()[0]
     watch = phase.watch
     return lambda: watch.figures(evaluate())
-
-
-def guards(setup: Setup) -> list[TrainerCallback]:
-    """What watches every training: signals, and weights that are no longer finite."""
-    recipe, count = setup.folder.path / "recipe.yaml", world_size()
-    command = f"launch {recipe} --processes {count}" if count > 1 else f"train {recipe}"
-    return [StopOnSignal(f"nlp-transfer {command} --resume"), FiniteWeights()]

@@ -7,8 +7,9 @@ from transformers import TrainerCallback
 
 from nlp_transfer.errors import RecipeError
 from nlp_transfer.tasks import TASKS
+from nlp_transfer.training.domains import load_domains
 from nlp_transfer.training.phases import plan_phases
-from nlp_transfer.training.run import load_domains, train
+from nlp_transfer.training.run import train
 
 
 def domains_of(recipe):
