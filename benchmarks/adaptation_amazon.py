@@ -29,8 +29,6 @@ import numpy as np
 from adaptation_data import DEVELOPMENT, PAIRS
 from common import RESULTS, machine, print_table, save
 
-from nlp_transfer.models.precision import bf16_pays
-
 DRAWS = 1000
 HURT = 0.01
 """Negative transfer: target accuracy lower than without the source by more than this."""
@@ -176,8 +174,11 @@ def main() -> None:
             cells = full_cells(options.work, options.full_pairs, seed, run=not options.finished)
             if cells:
                 before[str(seed)] = full_report(cells)
+        if not before:
+            raise SystemExit("full fine-tuning: no seed is finished for any pair")
         found |= {"full_by_seed": before, "full": pooled(list(before.values()))}
-        show(f"full fine-tuning, shortened, {len(before)} seeds", found["full"], len(PAIRS), "source-only")
+        cells = len(found["full"]["source-only"]["gains"])
+        show(f"full fine-tuning, shortened, seeds {', '.join(before)}", found["full"], cells, "source-only")
     save(
         "adaptation_amazon",
         {key: value for key, value in found.items() if key not in ("benchmark", "machine")},
@@ -217,13 +218,19 @@ def frozen_report(frozen: list[Cell]) -> dict[str, Any]:
 
 def full_report(cells: list[Cell]) -> dict[str, Any]:
     """Full fine-tuning with one seed."""
-    keys = ("ROWS", "LENGTH", "BATCH", "RATE", "EPOCHS")
+    first = cells[0]["methods"]["source-only"]
     return {
-        "machine": machine(),
-        "setting": {key: getattr(adaptation_full, key) for key in keys} | {"bf16": bf16_pays("cpu")},
+        "machine": first["machine"],
+        "setting": {key: first["settings"][key] for key in (*adaptation_full.SETTING, "bf16")},
         "pairs": [(cell["source"], cell["target"]) for cell in cells],
         "methods": collect(cells, "source-only"),
     }
+
+
+def average(values: list[float | None]) -> float | None:
+    """The mean of those that are there: a few pairs may all be near, or all far."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
 
 def pooled(seeds: list[dict[str, Any]]) -> dict[str, Cell]:
@@ -233,9 +240,9 @@ def pooled(seeds: list[dict[str, Any]]) -> dict[str, Cell]:
     one and the same draw.
     """
     together: dict[str, Cell] = {}
-    for name in seeds[0]["methods"]:
+    for name in adaptation_full.METHODS:
         entries = [seed["methods"][name] for seed in seeds if name in seed["methods"]]
-        mean = {key: statistics.mean(entry[key] for entry in entries) for key in AVERAGED}
+        mean = {key: average([entry[key] for entry in entries]) for key in AVERAGED}
         count = {key: sum(entry[key] for entry in entries) for key in ("wins", "losses", "better", "hurt")}
         together[name] = {**mean, **count, "gains": [gain for entry in entries for gain in entry["gains"]]}
     return together

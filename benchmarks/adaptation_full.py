@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from adaptation_data import Pair, split, texts
+from common import machine
 
 ROWS, LENGTH, BATCH, RATE, EPOCHS = 480, 64, 16, 2e-4, 1
+SETTING = {"rows": ROWS, "length": LENGTH, "batch": BATCH, "rate": RATE, "epochs": EPOCHS}
 METHODS: dict[str, list[dict[str, Any]] | None] = {
     "source-only": [],
     "target-trained": None,
@@ -26,11 +28,12 @@ METHODS: dict[str, list[dict[str, Any]] | None] = {
 
 
 def settings(method: str) -> dict[str, Any]:
-    """What a cell depends on beside its pair and seed."""
+    """What a cell depends on beside its pair and seed; bfloat16 is taken where it pays."""
     from nlp_transfer.adaptation import ADAPTATIONS
+    from nlp_transfer.models.precision import bf16_pays
 
     chosen = [ADAPTATIONS[one["kind"]][1](**one).model_dump() for one in METHODS[method] or []]
-    return {"rows": ROWS, "length": LENGTH, "batch": BATCH, "rate": RATE, "epochs": EPOCHS, "methods": chosen}
+    return {**SETTING, "bf16": bf16_pays("cpu"), "methods": chosen}
 
 
 def cell(work: Path, source: str, target: str, method: str, seed: int) -> dict[str, Any]:
@@ -52,6 +55,7 @@ def cell(work: Path, source: str, target: str, method: str, seed: int) -> dict[s
         "method": method,
         "seed": seed,
         "settings": settings(method),
+        "machine": machine(),
         "accuracy": float(right.mean()),
         "seconds": time.process_time() - started,
         "right": "".join("01"[int(value)] for value in right),

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,18 @@ def kept_warnings() -> Iterator[list[str]]:
         yield found
     finally:
         _KEPT.reset(token)
+
+
+def warned() -> list[str]:
+    """What ``warn`` has said so far inside the block of ``kept_warnings``."""
+    return list(_KEPT.get() or ())
+
+
+def remember(texts: Iterable[str]) -> None:
+    """Keep warnings that were said before this process began, without saying them again."""
+    kept = _KEPT.get()
+    if kept is not None:
+        kept.extend(text for text in texts if text not in kept)
 
 
 def warn(text: str) -> None:

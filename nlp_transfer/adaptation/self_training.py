@@ -28,10 +28,11 @@ class SelfTraining(Adaptation[SelfTrainingOptions]):
     """Pseudo-labels with a confidence threshold and a class-balanced choice (Lee 2013; Zou et al. 2018).
 
     Each round is a phase after all others: it goes on from the model so far, on every labelled row and the
-    chosen target texts. It follows the source phase where the target has no labels, and the sequential
-    target phase or the joint one with few target labels (``target.unlabeled`` is labelled then). Cost: a
-    pass over the texts and one training a round. It hurts where confident predictions are wrong: check the
-    model's accuracy on the target, or the shift report, first.
+    chosen target texts; where none is chosen, no round is trained. It follows the source phase where the
+    target has no labels, and the sequential target phase or the joint one with few target labels
+    (``target.unlabeled`` is labelled then). Cost: a pass over the texts and one training a round. It hurts
+    where confident predictions are wrong: check the model's accuracy on the target, or the shift report,
+    first.
     """
 
     summary = "label target texts by the model's own confident predictions, class by class, in rounds"

@@ -79,13 +79,14 @@ def print_run(result: RunResult) -> None:
         console.print(table)
     for line in words.against_baselines(domains) + words.ledger(result.metrics.get("forgetting")):
         console.print(escape(line))
+    guard = result.metrics.get("guard")
     foretold = words.foretold(result.shift, domains.get("target", {}))
-    if foretold is not None:
+    if foretold is not None and (guard is None or guard["shipped"] != "baseline"):
         console.print(foretold)
-    print_verdict(result.metrics.get("guard"))
+    print_verdict(guard)
     cost = result.metrics["cost"]
     console.print(
-        f"training, with its evaluations, {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
+        f"training {cost['training_seconds']:.1f} s of {cost['seconds']:.1f} s   "
         f"peak memory {cost['peak_memory_mib']:,.0f} MiB"
     )
     console.print(

@@ -178,7 +178,7 @@ def study(report: ShiftReport) -> str:
 
 
 def foretold(report: ShiftReport | None, scores: dict[str, Any]) -> str | None:
-    """The forecast of a run's accuracy beside what it reached; None without one of either.
+    """The forecast of a run's accuracy beside what it reached; None without one of either for its strategy.
 
     Args:
         report: made before the training.
@@ -186,9 +186,10 @@ def foretold(report: ShiftReport | None, scores: dict[str, Any]) -> str | None:
     """
     split = "test" if "test" in scores else "validation"
     reached = scores.get(split, {}).get("accuracy")
-    if report is None or report.risk is None or reached is None:
+    forecast = None if report is None else report.own_forecast
+    if forecast is None or reached is None:
         return None
-    accuracy = report.risk.predicted_target_accuracy
+    accuracy = forecast.predicted_target_accuracy
     return (
         f"accuracy foretold: {percent(accuracy.estimate)} ({accuracy_range(accuracy)}); reached on target "
         f"{split}: {percent(reached['value'])}"

@@ -124,6 +124,12 @@ class ShiftReport:
         """Target accuracy to expect, with its 80 % interval; None without a forecast."""
         return self.risk.predicted_target_accuracy if self.risk else None
 
+    @property
+    def own_forecast(self) -> Risk | None:
+        """The forecast where it was calibrated for this strategy; None without one, or where it is borrowed."""
+        known = self.risk is not None and self.risk.evidence.strategy == self.strategy
+        return self.risk if known else None
+
     def statistic(self, name: str) -> Statistic | None:
         """One statistic by name."""
         return next((item for item in self.statistics if item.name == name), None)

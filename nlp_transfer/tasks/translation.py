@@ -229,7 +229,7 @@ class TranslationTask(Task[TranslationOptions]):
             return None
         return (
             f"BLEU and chrF while training are of {few:,} of {rows:,} validation rows with {beams} beam(s); "
-            f"the table at the end is of all rows with {self.options.num_beams}"
+            f"figures at the end are of all rows with {self.options.num_beams}"
         )
 
     def validation_figures(

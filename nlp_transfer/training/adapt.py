@@ -244,11 +244,11 @@ def encode_step(
     )
 
 
-def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step | None:
+def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
     """Let the model label the pool of a self-training round; the confident texts join the rows.
 
-    Where penalties act, source rows stay apart and the whole pool is paired with them. None where the model
-    is sure of no text: training on the labelled rows once more is not self-training.
+    Where penalties act, source rows stay apart and the whole pool is paired with them. Where the model is sure
+    of no text, the step is as it was but for its facts: training on it would not be self-training.
     """
     from datasets import concatenate_datasets
 
@@ -271,7 +271,7 @@ def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step | None:
             f"{step.name}: no prediction reaches the threshold {method.options.threshold:g}: self-training "
             "ends here and leaves the model as it was; lower the threshold"
         )
-        return None
+        return replace(step, facts=facts)
     names = task.names  # type: ignore[attr-defined]
     labelled = pool.select(taken).add_column("label", [names[label] for label in classes])
     labelled = labelled.cast(step.rows.select_columns(labelled.column_names).features)

@@ -128,11 +128,10 @@ class Progress(TrainerCallback):
         self.bar: Bar | None = None
         self.task: TaskID | None = None
         self.latest: dict[str, str] = {}
-        self.printed = 0
+        self.printed: int | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Open the bar at the step where training starts or resumes."""
-        self.printed = state.global_step
         if not state.is_world_process_zero or not stderr().is_terminal:
             return
         self.bar = Bar(
@@ -161,12 +160,12 @@ class Progress(TrainerCallback):
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, latest=self._figures())
         elif args.eval_strategy == "no":
-            self._line(state)
+            self._line(state, control)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Without a terminal, a line."""
         if self.bar is None:
-            self._line(state)
+            self._line(state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Close the bar."""
@@ -177,12 +176,13 @@ class Progress(TrainerCallback):
     def _figures(self) -> str:
         return "  ".join(f"{name} {value}" for name, value in self.latest.items())
 
-    def _line(self, state: TrainerState) -> None:
-        """One line, unless the last is hardly older."""
-        done, last = state.global_step, state.global_step >= state.max_steps
-        if not state.is_world_process_zero or done == self.printed:
+    def _line(self, state: TrainerState, control: TrainerControl) -> None:
+        """One line, unless the one before is hardly older."""
+        done, before = state.global_step, self.printed
+        if not state.is_world_process_zero or done == before:
             return
-        if last or done - self.printed >= state.max_steps / LINES:
+        last = done >= state.max_steps or control.should_training_stop
+        if before is None or last or done - before >= state.max_steps / LINES:
             self.printed = done
             stderr().print(f"{self.title}: step {done}/{state.max_steps}  {self._figures()}")
 

@@ -110,7 +110,7 @@ def _labelled(setup: Setup, fitted: Fitted) -> list[dict[str, Any]]:
     said = ", ".join(f"{count:,} {name}" for name, count in classes.items())
     sure = float(given.weights.mean())
     notice(f"{kind}: {len(given.classes):,} target texts labelled ({said}); mean weight {sure:.2f}")
-    return [{"method": kind, "pseudo_labels": classes, "mean_weight": round(sure, 4)}]
+    return [{"method": kind, "labelled": classes, "mean_weight": round(sure, 4)}]
 
 
 def _joined(plan: list[Phase]) -> Phase:

@@ -137,11 +137,8 @@ def _mixed(source: Dataset, target: int, recipe: Recipe, *, epochs: int) -> tupl
     steps = recipe.training.get("max_steps", -1)
     if steps > 0 and epochs > 1:  # how many epochs that makes is not known yet: enough for all of the source
         epochs = min(steps, -(-len(source) // each))
-    notice(
-        f"source.mix: {each:,} source rows beside {target:,} target rows in every epoch, others each time"
-        if each < len(source)
-        else f"source.mix: all {each:,} source rows beside {target:,} target rows in every epoch"
-    )
+    which = "" if epochs == 1 else " in every epoch" + ", others each time" * (each < len(source))
+    notice(f"source.mix: {each:,} of {len(source):,} source rows beside {target:,} target rows{which}")
     drawn = epoch_draws(len(source), each, epochs, recipe.seed)
     pool = np.unique(drawn)
     return take_rows(source, pool), np.searchsorted(pool, drawn)

@@ -30,7 +30,7 @@ from nlp_transfer.training.faults import check_finite_loss, guards, train_safely
 from nlp_transfer.training.paired import EpochSeed
 from nlp_transfer.training.phases import Setup, target_texts
 from nlp_transfer.training.record import phase_record
-from nlp_transfer.training.resume import finished_phase, keep_phase, load_phase
+from nlp_transfer.training.resume import keep_phase, take_over
 from nlp_transfer.training.together import Together
 from nlp_transfer.training.trainer import refuse_shards
 
@@ -64,9 +64,8 @@ def pretrain(model: nn.Module, setup: Setup, max_length: int) -> dict[str, Any]:
     from datasets import concatenate_datasets
 
     folder = setup.folder.checkpoints(NAME)
-    record = finished_phase(folder) if setup.resume else None
+    record = take_over(model, folder, setup.task) if setup.resume else None
     if record is not None:
-        load_phase(model, folder, setup.task)
         notice("pretraining: finished before the run was interrupted, taken over")
         return record
     method: Pretraining = setup.adaptations("pretraining")[0]

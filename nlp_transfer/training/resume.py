@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nlp_transfer.console import is_main_process, warn
+from nlp_transfer.console import is_main_process, remember, warn, warned
 from nlp_transfer.data.options import SPLITS
 from nlp_transfer.errors import DataError, OutputError
 from nlp_transfer.models.precision import bf16_pays
@@ -27,13 +27,16 @@ FINISHED = "finished.json"
 """The phase's figures; written after its weights, so it marks the phase as finished."""
 
 
-def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
+def check_resumable(folder: RunFolder, recipe: Recipe) -> list[str]:
     """Refuse to go on with a finished run, or with a run of another recipe.
 
     Fields under ``training`` may differ (more epochs, another batch size): they are named in a warning,
-    since what a checkpoint holds, such as the learning-rate schedule, stays as it was.
+    since what a checkpoint holds, such as the learning-rate schedule, stays as it was. The seed may not.
 
     Data files may lie elsewhere: ``check_same_data`` compares their content.
+
+    Returns:
+        The fields under ``training`` that differ.
 
     Raises:
         DataError: a data file of the interrupted run is gone, and no other is named in its place.
@@ -49,7 +52,7 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
         )
     saved = folder.path / "recipe.yaml"
     if not saved.is_file():
-        return
+        return []
     if is_main_process():  # the others may come when this one has begun to write
         for phase in sorted(saved.with_name("checkpoints").glob("*/")):
             _refuse_weights_alone(phase)
@@ -59,30 +62,35 @@ def check_resumable(folder: RunFolder, recipe: Recipe) -> None:
     for role in changed & {"source", "target"}:
         old, new = before.get(role) or {}, now.get(role) or {}
         _refuse_gone(folder, old, new)
-        if _but_files(old) == _but_files(new):
+        if _but_files(old) == _but_files(new) and "data_fingerprints" in _began(folder):
             changed.remove(role)
-    if changed - {"training"}:
+    old, new = before["training"], now["training"]
+    names = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    others = sorted(changed - {"training"}) + ["training.seed"] * ("seed" in names)
+    if others:
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run of another recipe",
             expected=f"the values of {saved}",
-            found=f"other values under: {', '.join(sorted(changed - {'training'}))}",
+            found=f"other values under: {', '.join(others)}",
             fix="resume with the same recipe, choose another output_dir, or pass --overwrite",
         )
-    if changed:
-        old, new = before["training"], now["training"]
-        names = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if names:
         warn(
             f"resuming with other training fields ({', '.join(names)}): what the checkpoint holds, such as "
             "the learning-rate schedule, stays as it was"
         )
+    return names
 
 
-def check_same_data(folder: RunFolder, fingerprints: dict[str, dict[str, str]]) -> None:
+def check_same_data(
+    folder: RunFolder, fingerprints: dict[str, dict[str, str]], changed: Sequence[str] = ()
+) -> None:
     """Refuse to go on with other rows than the interrupted run began with, wherever they lie.
 
     Args:
         folder: of the run.
         fingerprints: of the rows that are there now, by role and split.
+        changed: fields under ``training`` that differ from those that the run began with.
 
     Raises:
         OutputError: rows that are not those that the run began with.
@@ -95,11 +103,12 @@ def check_same_data(folder: RunFolder, fingerprints: dict[str, dict[str, str]]) 
         if before.get(role, {}).get(split) != fingerprints.get(role, {}).get(split)
     ]
     if other:
+        evaluates = "eval_strategy" in changed  # without evaluations no validation rows are split off
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run on other data",
             expected=f"the rows whose fingerprints {folder.began} holds",
             found=f"other rows in: {', '.join(other)}",
-            fix="resume with the same data, choose another output_dir, or pass --overwrite",
+            fix=f"resume with the same {'training.eval_strategy' if evaluates else 'data'}, choose another output_dir, or pass --overwrite",
         )
 
 
@@ -112,19 +121,17 @@ def _but_files(domain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_gone(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A file that is gone may be found under another name that its place in the recipe now has."""
-    missing, found = (
-        [place for split in SPLITS for place in _places(domain.get(split)) if not Path(place).exists()]
-        for domain in (old, new)
-    )
-    gone = [place for place in missing if Path(place).is_absolute()]
-    if gone and found:
-        raise DataError(
-            f"{gone[0]} is gone: the interrupted run in {folder.path} reads it",
-            expected="the data files of the run",
-            found="no such file",
-            fix="put it back, name it where it lies now, or pass --overwrite",
-        )
+    """A file beside the recipe that is gone is found nowhere, and so has lost its folder in the new recipe."""
+    for split in SPLITS:
+        for place, now in zip(_places(old.get(split)), _places(new.get(split)), strict=False):
+            there = Path(place).exists() or Path(now).exists()
+            if not there and Path(place).is_absolute() and Path(place).name == Path(now).name:
+                raise DataError(
+                    f"{place} is gone: the interrupted run in {folder.path} reads it",
+                    expected="the data files of the run",
+                    found="no such file",
+                    fix="put it back, name it where it lies now, or pass --overwrite",
+                )
 
 
 def _places(value: Any) -> Iterator[str]:
@@ -188,7 +195,7 @@ def keep_phase(
     elif is_main_process():
         save(phase / FINAL)
     if is_main_process():
-        write_json(phase / FINISHED, record)
+        write_json(phase / FINISHED, record | {"warnings": warned()})
 
 
 def finished_phase(phase: Path) -> dict[str, Any] | None:
@@ -197,6 +204,20 @@ def finished_phase(phase: Path) -> dict[str, Any] | None:
         return json.loads((phase / FINISHED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def take_over(model: nn.Module, phase: Path, task: Task) -> dict[str, Any] | None:
+    """Put the weights of a finished phase into the model, keep its warnings, and return its figures; None where
+    it is not finished.
+
+    Raises:
+        ModelError: the stored weights are damaged.
+    """
+    record = finished_phase(phase)
+    if record is not None:
+        load_phase(model, phase, task)
+        remember(record.pop("warnings", ()))
+    return record
 
 
 def load_phase(model: nn.Module, phase: Path, task: Task) -> None:

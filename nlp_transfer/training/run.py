@@ -115,7 +115,8 @@ def train(
         resume: go on from the last complete checkpoint in ``output_dir``; without one, start anew. A finished
             source phase is not repeated.
         callbacks: for ``transformers.Trainer``, in every phase; the frozen strategy calls none.
-        on_shift: takes the shift report before any training; by default its verdict is told in a line.
+        on_shift: takes the shift report before any training, on the main process; by default its verdict is
+            told in a line.
 
     Raises:
         NlpTransferError: bad data, model, options or output folder; nothing is written before the data and
@@ -126,21 +127,21 @@ def train(
     started = time.perf_counter()
     start_processes(recipe.training.get("ddp_timeout", 1800))
     folder = RunFolder.open(recipe.output_dir, overwrite=overwrite, resume=resume)
-    if resume:
-        check_resumable(folder, recipe)
-    settled = bf16_settled(from_main(lambda: began_in_bf16(folder, resume=resume)))
-    with settled, kept_warnings() as warnings:
-        return _run(
-            recipe, folder, callbacks, on_shift or _tell_forecast, warnings, resume=resume, started=started
-        )
+    with kept_warnings() as warnings:
+        changed = check_resumable(folder, recipe) if resume else []
+        with bf16_settled(from_main(lambda: began_in_bf16(folder, resume=resume))):
+            return _run(
+                recipe, folder, callbacks, on_shift, warnings, changed, resume=resume, started=started
+            )
 
 
 def _run(
     recipe: Recipe,
     folder: RunFolder,
     callbacks: Sequence[TrainerCallback],
-    on_shift: Callable[[ShiftReport], None],
+    on_shift: Callable[[ShiftReport], None] | None,
     warnings: list[str],
+    changed: Sequence[str],
     *,
     resume: bool,
     started: float,
@@ -153,7 +154,7 @@ def _run(
     strategy = STRATEGIES[recipe.strategy.kind][0](recipe.strategy)
     domains = load_domains(recipe, task)
     if resume:
-        check_same_data(folder, fingerprints(domains))
+        check_same_data(folder, fingerprints(domains), changed)
     task = task.bind(
         {
             f"{role}.train": data.training_labels
@@ -172,14 +173,17 @@ def _run(
     compares = recipe.shift.enabled and "source" in domains and domains["source"].train is not None
     shift = from_main(lambda: shift_summary(recipe, domains, task, pretrained)) if compares else None
     if shift is not None:
-        on_shift(shift)
+        _tell_forecast(shift, quietly=on_shift is not None)
+        if on_shift is not None and is_main_process():
+            on_shift(shift)
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
     verdict, trained = conclude(setup, trained)
     trained.before |= rival
     scores = evaluate_domains(setup, trained)
-    for doubt in doubts(scores, shift):
+    shipped = None if verdict is None else verdict["shipped"]
+    for doubt in doubts(scores, None if shipped == "baseline" else shift, recipe.strategy.kind):
         warn(doubt)
     metrics = _metrics(setup, scores, trained, shift, time.perf_counter() - started)
     metrics |= {"guard": verdict, "warnings": warnings}
@@ -192,10 +196,10 @@ def _run(
     return result
 
 
-def _tell_forecast(report: ShiftReport) -> None:
-    """The forecast in a line, where there is one."""
+def _tell_forecast(report: ShiftReport, *, quietly: bool) -> None:
+    """The forecast in a line, where there is one; quietly: a high risk alone."""
     risk = report.risk
-    if risk is not None:
+    if risk is not None and (risk.level == "high" or not quietly):
         (warn if risk.level == "high" else notice)(
             f"before training: {risk.level} risk ({risk.probability:.0%}) that {report.source.name} costs "
             f"more than a point on {report.target.name}; advice: {risk.advice}"

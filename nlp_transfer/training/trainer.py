@@ -372,7 +372,8 @@ def _figures(
     if phase.held_out is None or not setup.task.evaluates_itself:
         return None
     generate = arguments.metric_for_best_model not in ("loss", "eval_loss")
-    note = setup.task.validation_note(len(phase.held_out)) if generate else None
+    told = generate and arguments.eval_strategy != "no"
+    note = setup.task.validation_note(len(phase.held_out)) if told else None
     if note is not None:
         notice(note)
     config: Any = model.config

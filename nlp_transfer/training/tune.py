@@ -28,7 +28,7 @@ from nlp_transfer.training.guard import (
 from nlp_transfer.training.guard_baselines import Baseline, probe_baseline, target_scores
 from nlp_transfer.training.phases import Setup, Trained
 from nlp_transfer.training.pretrain import pretrain
-from nlp_transfer.training.resume import finished_phase, load_phase
+from nlp_transfer.training.resume import load_phase, take_over
 from nlp_transfer.training.row_figures import Scorer, scorer
 from nlp_transfer.training.scoring import AFTER_SOURCE, PRETRAINED, Before, look_before
 from nlp_transfer.training.trainer import fit_phase
@@ -84,22 +84,20 @@ def _train(
     records = [pretrain(prepared, setup, max_length)] if setup.adaptations("pretraining") else []
     done: list[str] = [record["phase"] for record in records]
     for number, step in enumerate(plan, 1):
-        last = number == len(plan)
-        if step is first:
+        last, begins = number == len(plan), step is first
+        if begins:
             prepared = prepared if setup.strategy.quantization_config() else prepared.to(device)
             before = _look_before(setup, prepared, trained=number > 1)
-        record = finished_phase(setup.folder.checkpoints(step.name)) if setup.resume else None
+        record = take_over(prepared, setup.folder.checkpoints(step.name), task) if setup.resume else None
         if record is not None:
-            load_phase(prepared, setup.folder.checkpoints(step.name), task)
             notice(f"train on {step.name}: finished before the run was interrupted, taken over")
         else:
             if step.pool is not None:
-                labelled = label_pool(prepared, setup, step)
-                if labelled is None:
-                    records.append(_left_out(step))
-                    before, watched = {} if step is first else before, False
+                step = label_pool(prepared, setup, step)
+                if not step.facts["pseudo_labels"]:
+                    records.append({"phase": step.name, "rows": 0, "steps": 0, "seconds": 0.0, **step.facts})
+                    before = {} if begins else before
                     break
-                step = labelled
             step = encode_step(
                 setup, step, lambda rows, name: prepare(_encode(setup, rows, max_length, name)), collate
             )
@@ -130,13 +128,6 @@ def _train(
             seconds=baseline.seconds,
         )
     return trained
-
-
-def _left_out(step: Step) -> dict[str, Any]:
-    """The record of a round of self-training for which no text was labelled."""
-    assert step.pool is not None
-    figures = {"rows": 0, "steps": 0, "seconds": 0.0, "pool": len(step.pool), "pseudo_labels": 0}
-    return {"phase": step.name, **figures}
 
 
 def _fresh(setup: Setup, after: str | None = None) -> Any:

@@ -77,6 +77,8 @@ def test_validation_is_split_off_when_needed(write: Write) -> None:
     domain = load(train=path)
     assert domain.label_counts["validation"] == {str(n): 25 for n in range(4)}
     assert domain.label_counts["train"] == {str(n): 225 for n in range(4)}
+    (told,) = [finding.message for finding in domain.checks if finding.code == "split-off"]
+    assert told == "validation: none is given, so 100 of 1,000 training rows are split off for it"
     assert domain.fingerprints == load(train=path).fingerprints
     assert domain.fingerprints != load(train=path, seed=1).fingerprints
     assert load(train=path, need=("train",)).sizes == {"train": 1000}

@@ -133,7 +133,9 @@ def test_the_command_prints_the_answer(files, capsys, tmp_path):
         main([*command, "--max-samples", "100", "--output", str(tmp_path / "r.yaml")])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "expected accuracy" in shown
+    assert "accuracy (80 %)" in shown
+    assert "> the choice: the least time of all options within 0.5 points of the best" in shown
+    assert "ruled out" not in shown
     assert "nlp-transfer train" in shown
 
 

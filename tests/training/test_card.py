@@ -2,10 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import yaml
 
 from nlp_transfer import train
+from nlp_transfer.training import run
+from tests.training.conftest import Record
 from tests.training.test_shipped_recipes import check_card
 
 
@@ -46,6 +49,23 @@ def test_overwrite_replaces_a_run_and_nothing_else(make_recipe, tmp_path):
     assert notes.read_text() == "mine"
     assert not stale.exists()
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_shift_is_told_before_the_training(make_recipe, monkeypatch):
+    """Its report goes to the caller; a high risk is a warning of the run all the same."""
+    told, summary = [], run.shift_summary
+
+    def high(*args):
+        report = summary(*args)
+        return replace(report, risk=replace(report.risk, level="high"))
+
+    monkeypatch.setattr(run, "shift_summary", high)
+    watch = Record(on_train_begin=lambda **_: told.append("training"))
+    result = train(
+        make_recipe(source=True, shift={"permutations": 20}), callbacks=[watch], on_shift=told.append
+    )
+    assert told == [result.shift, "training", "training"]
+    assert any(text.startswith("before training: high risk") for text in result.metrics["warnings"])
 
 
 def test_the_card_tells_data_strategy_forecast_verdict_cost_and_how_to_load(make_recipe, tmp_path):

@@ -116,7 +116,7 @@ def test_labels_that_an_adaptation_gave_are_counted(make_recipe, tmp_path, capsy
     mapped, labelled = record["adaptation"]
     assert mapped["method"] == "coral"
     assert labelled["method"] == "label_propagation"
-    assert list(labelled["pseudo_labels"]) == ["negative", "positive"]
-    assert sum(labelled["pseudo_labels"].values()) == 24
+    assert list(labelled["labelled"]) == ["negative", "positive"]
+    assert sum(labelled["labelled"].values()) == 24
     assert 0 < labelled["mean_weight"] <= 1
     assert "label_propagation: 24 target texts labelled" in capsys.readouterr().err

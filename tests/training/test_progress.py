@@ -21,15 +21,23 @@ def test_penalties_and_discriminators_are_shown_beside_the_task():
     }
 
 
-@pytest.mark.parametrize(("steps", "lines"), [(3, 3), (1000, 20)])
+@pytest.mark.parametrize(("steps", "lines"), [(3, 3), (1000, 21)])
 def test_many_evaluations_print_few_lines(steps, lines, capsys):
     progress, state = Progress("train"), TrainerState(max_steps=steps)
     for step in range(1, steps + 1):
         state.global_step = step
         progress.on_evaluate(None, state, TrainerControl())
-    printed = re.findall(r"step (\d+)/", capsys.readouterr().err)
+    printed = [int(step) for step in re.findall(r"step (\d+)/", capsys.readouterr().err)]
     assert len(printed) == lines
-    assert int(printed[-1]) == steps
+    assert (printed[0], printed[-1]) == (1, steps)
+
+
+def test_the_evaluation_that_stops_a_training_is_printed(capsys):
+    progress, state = Progress("train"), TrainerState(max_steps=10_000)
+    for step in (100, 200, 300):
+        state.global_step = step
+        progress.on_evaluate(None, state, TrainerControl(should_training_stop=step == 300))
+    assert re.findall(r"step (\d+)/", capsys.readouterr().err) == ["100", "300"]
 
 
 def test_a_training_without_evaluations_prints_its_losses(make_recipe, capsys):

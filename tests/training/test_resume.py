@@ -165,7 +165,11 @@ def test_resume_of_another_recipe_is_refused(make_recipe, bert):
     with pytest.raises(OutputError, match="another recipe") as caught:
         train(make_recipe(f"model.name={bert}"), resume=True)
     assert "model" in caught.value.found
+    with pytest.raises(OutputError, match="another recipe") as caught:
+        train(make_recipe("training.seed=7"), resume=True)
+    assert caught.value.found == "other values under: training.seed"
     longer = train(make_recipe("training.num_train_epochs=3"), resume=True)
+    assert any("num_train_epochs" in text for text in longer.metrics["warnings"])
     assert longer.metrics["phases"][0]["steps"] == 3 * STEPS_PER_EPOCH
 
 
@@ -184,6 +188,32 @@ def test_data_may_move_but_not_change(make_recipe, data, tmp_path):
     result = train(make_recipe(LAST, f"target.train={moved}"), resume=True)
     assert result.metrics["phases"][0]["resumed_at"] == STEPS_PER_EPOCH
     assert equal_weights(whole.output_dir, recipe.output_dir)
+
+
+def test_data_is_compared_by_place_where_its_content_is_not_known(make_recipe, data, tmp_path):
+    recipe = make_recipe(LAST)
+    interrupted(recipe, CrashAfter(STEPS_PER_EPOCH + 1))
+    (Path(recipe.output_dir) / "checkpoints" / "began.json").unlink()
+    moved = shutil.copy(data["target.train"], tmp_path / "moved.jsonl")
+    with pytest.raises(OutputError, match="another recipe"):
+        train(make_recipe(LAST, f"target.train={moved}"), resume=True)
+    assert train(recipe, resume=True).metrics["phases"][0]["resumed_at"] == STEPS_PER_EPOCH
+
+
+def test_other_evaluations_that_change_the_rows_are_named(make_recipe, data):
+    """Without evaluations no validation rows are split off, so all the file is trained on."""
+    alone = {"target": {"train": data["target.train"]}}
+    interrupted(make_recipe(**alone), CrashAfter(STEPS_PER_EPOCH))
+    with pytest.raises(OutputError, match="on other data") as caught:
+        train(make_recipe("training.eval_strategy=no", **alone), resume=True)
+    assert "the same training.eval_strategy" in caught.value.fix
+
+
+def test_warnings_of_a_finished_phase_outlive_the_interruption(make_recipe):
+    recipe = make_recipe("model.max_length=6", source=True)
+    interrupted(recipe, CrashAfter(2, phase=2))
+    kept = train(recipe, resume=True).metrics["warnings"]
+    assert [text for text in kept if text.startswith("source training:")]
 
 
 def test_resume_with_data_beside_the_recipe(make_recipe, data, tmp_path):

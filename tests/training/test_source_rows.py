@@ -30,7 +30,8 @@ def test_mix_is_the_share_of_source_rows(make_recipe):
     assert len(plan_phases(everything, domains)[0].rows) == 64
 
 
-def test_a_run_sees_other_source_rows_in_every_epoch(make_recipe):
+def test_a_run_sees_other_source_rows_in_every_epoch(make_recipe, capsys):
+    """A callback of the run's own, too, at the beginning of the epoch."""
     seen = []
 
     class Watch(TrainerCallback):
@@ -44,6 +45,8 @@ def test_a_run_sees_other_source_rows_in_every_epoch(make_recipe):
     assert not seen[0] & seen[1]
     assert not seen[1] & seen[2]
     assert result.metrics["phases"][0]["rows"] == 40
+    told = "source.mix: 8 of 32 source rows beside 32 target rows in every epoch, others each time"
+    assert told in capsys.readouterr().err
 
 
 def test_mixing_goes_on_in_the_middle_of_an_epoch(make_recipe, tmp_path):
