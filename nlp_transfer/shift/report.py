@@ -126,7 +126,7 @@ class ShiftReport:
 
     @property
     def own_forecast(self) -> Risk | None:
-        """The forecast where it was calibrated for this strategy; None without one, or where it is borrowed."""
+        """The forecast where it was calibrated for this strategy; else None."""
         known = self.risk is not None and self.risk.evidence.strategy == self.strategy
         return self.risk if known else None
 

@@ -247,8 +247,8 @@ def encode_step(
 def label_pool(model: nn.Module, setup: Setup, step: Step) -> Step:
     """Let the model label the pool of a self-training round; the confident texts join the rows.
 
-    Where penalties act, source rows stay apart and the whole pool is paired with them. Where the model is sure
-    of no text, the step is as it was but for its facts: training on it would not be self-training.
+    Where penalties act, source rows stay apart and the whole pool is paired with them. Where the model is
+    sure of no text, the step is as it was but for its facts: training on it would not be self-training.
     """
     from datasets import concatenate_datasets
 

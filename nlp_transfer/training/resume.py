@@ -103,12 +103,13 @@ def check_same_data(
         if before.get(role, {}).get(split) != fingerprints.get(role, {}).get(split)
     ]
     if other:
-        evaluates = "eval_strategy" in changed  # without evaluations no validation rows are split off
+        # without evaluations no validation rows are split off
+        same = "training.eval_strategy" if "eval_strategy" in changed else "data"
         raise OutputError(
             f"output_dir {folder.path} holds an interrupted run on other data",
             expected=f"the rows whose fingerprints {folder.began} holds",
             found=f"other rows in: {', '.join(other)}",
-            fix=f"resume with the same {'training.eval_strategy' if evaluates else 'data'}, choose another output_dir, or pass --overwrite",
+            fix=f"resume with the same {same}, choose another output_dir, or pass --overwrite",
         )
 
 
@@ -121,7 +122,7 @@ def _but_files(domain: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_gone(folder: RunFolder, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """A file beside the recipe that is gone is found nowhere, and so has lost its folder in the new recipe."""
+    """A file beside the recipe that is gone is found nowhere, so the new recipe has it without a folder."""
     for split in SPLITS:
         for place, now in zip(_places(old.get(split)), _places(new.get(split)), strict=False):
             there = Path(place).exists() or Path(now).exists()
@@ -207,8 +208,10 @@ def finished_phase(phase: Path) -> dict[str, Any] | None:
 
 
 def take_over(model: nn.Module, phase: Path, task: Task) -> dict[str, Any] | None:
-    """Put the weights of a finished phase into the model, keep its warnings, and return its figures; None where
-    it is not finished.
+    """Put the weights of a finished phase into the model and keep its warnings.
+
+    Returns:
+        Its figures; None where it is not finished.
 
     Raises:
         ModelError: the stored weights are damaged.
