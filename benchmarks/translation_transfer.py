@@ -14,7 +14,8 @@ of training. The shift report of captions against both targets is made first.
 
     python benchmarks/translation_transfer.py --work DIR [--seeds 1 2] [--targets ted koran]
 
-Finished cells are kept in DIR and taken from there.
+Finished cells are kept in DIR and taken from there. Figures of cells that are neither there nor asked for are
+kept from the JSON, each with the processor that it was measured on.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import peak_rss, print_table, save
+from common import RESULTS, machine, peak_rss, print_table, save
 
 DATA = Path(os.environ.get("NLP_TRANSFER_DATA", "data")) / "translation"
 MODEL = DATA.parent.parent / "models" / "marian-captions-de-en"
@@ -159,6 +160,7 @@ def fit(method: str, target: str, size: str, seed: int, work: Path, record: Path
         "learning_rate": RATES[method],
         "seconds": clock.seconds,
         "peak_memory_mib": clock.memory / 2**20,
+        "cpu": machine()["cpu"],
         "trainable_parameters": result.trainable_parameters,
         "validation_chrf": history,
         "translations": found,
@@ -244,13 +246,24 @@ def scored(
     return lines
 
 
+PLACE = ("target", "size", "seed")
+
+
+def with_known(
+    fresh: list[dict[str, Any]], known: list[dict[str, Any]], keys: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The fresh lines, and those of an earlier report that stand for other cells."""
+    have = {tuple(line[key] for key in keys) for line in fresh}
+    return fresh + [line for line in known if tuple(line[key] for key in keys) not in have]
+
+
 def compared(cells: list[dict[str, Any]], tests: dict[str, Path]) -> list[dict[str, Any]]:
     """Full against scratch on the target's test sentences, with the paired interval."""
     lines = []
     for one in cells:
         if one["method"] != "full":
             continue
-        same = {key: one[key] for key in ("target", "size", "seed")}
+        same = {key: one[key] for key in PLACE}
         other = [two for two in cells if two["method"] == "scratch" and same.items() <= two.items()]
         if other:
             texts, theirs = (cell["translations"][one["target"]] for cell in (one, other[0]))
@@ -342,7 +355,7 @@ def show(means: list[dict[str, Any]], start: dict[str, Any], options: argparse.N
         for row in means
     ]
     columns = ["target", "pairs", "method", "BLEU", "chrF", "captions BLEU", "seconds", "MiB", "trained"]
-    print_table(f"{len(options.seeds)} seed(s), {TEST_ROWS} test sentences, greedy", columns, table)
+    print_table(f"{TEST_ROWS} test sentences, greedy", columns, table)
 
 
 def report(
@@ -353,9 +366,21 @@ def report(
     options: argparse.Namespace,
 ) -> None:
     """Print the table and write the JSON."""
-    planned = len(options.seeds) * len(options.sizes) * len(options.targets) * len(options.methods)
-    lines = scored(cells, before, tests)
-    means, pairwise = mean_cells(lines), compared(cells, tests)
+    path = RESULTS / "translation_transfer.json"
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    for line in known.get("cells", []):
+        line.setdefault("cpu", known["machine"]["cpu"])
+    lines = with_known(scored(cells, before, tests), known.get("cells", []), ("method", *PLACE))
+    order = list(METHODS)
+    lines.sort(
+        key=lambda line: (
+            list(SIZES).index(line["size"]),
+            line["target"] != "ted",
+            order.index(line["method"]),
+        )
+    )
+    means = mean_cells(lines)
+    pairwise = with_known(compared(cells, tests), known.get("full_over_scratch", []), PLACE)
     start = {name: figures(found, tests[name], found) for name, found in before.items()}
     captions = start["captions"]["bleu"]["value"]
     show(means, start, options)
@@ -376,8 +401,7 @@ def report(
     save(
         "translation_transfer",
         {
-            "seeds": options.seeds,
-            "cells_missing": planned - len(cells),
+            "seeds": sorted({line["seed"] for line in lines}),
             "epochs": SIZES,
             "scratch_epochs_factor": SCRATCH_LONGER,
             "learning_rates": RATES,

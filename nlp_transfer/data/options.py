@@ -268,9 +268,10 @@ class SourceOptions(DomainOptions):
     select: SelectOptions | None = None
     """Train on the part of the source that is most like the target; leave it out to train on all of it."""
     mix: float | None = Field(default=None, gt=0, lt=1)
-    """Share of source rows in every epoch of a joint training: 0.25 gives one source row for three target
-    rows. They are drawn by seed, others in every epoch (a classifier on a frozen encoder has one draw). Of
-    adaptations only pretraining goes with it. Leave it out to train on all rows of both."""
+    """Share of the source in every epoch of joint training: 0.25 gives one source row for three target rows;
+    for translation, whose loss counts tokens, one character for three (of both languages). The rows are drawn
+    by seed, others in every epoch (a classifier on a frozen encoder has one draw). Of adaptations only
+    pretraining goes with it. Leave it out to train on all rows of both."""
 
     @model_validator(mode="after")
     def _check_rows(self) -> SourceOptions:

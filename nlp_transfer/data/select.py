@@ -97,18 +97,27 @@ def top_rows(scores: NDArray, fraction: float) -> NDArray[np.int64]:
     return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
-def mixed_count(target: int, share: float) -> int:
+def mixed_count(target: int, share: float, length: float = 1.0) -> int:
     """How many source rows make up ``share`` of a training set with ``target`` target rows; at least one.
 
     Args:
         target: target rows.
         share: of the source in the mixed set, above 0 and below 1.
+        length: of a target row in source rows, where the share is one of the text.
 
     Example:
-        >>> mixed_count(300, 0.25)
-        100
+        >>> mixed_count(300, 0.25), mixed_count(300, 0.25, length=2.0)
+        (100, 200)
     """
-    return max(1, round(target * share / (1 - share)))
+    return max(1, round(target * length * share / (1 - share)))
+
+
+def mean_length(pairs: Dataset) -> float:
+    """Characters of a pair of parallel text, both sides, on average."""
+    import pyarrow.compute as pc
+
+    table = pairs.select_columns(["text", "translation"]).with_format("arrow")[:]
+    return sum(pc.mean(pc.utf8_length(table[name])).as_py() for name in table.column_names)
 
 
 def cross_entropy_difference(

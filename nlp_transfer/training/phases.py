@@ -117,22 +117,27 @@ def target_texts(target: DomainData) -> Dataset | None:
     return concatenate_datasets(tables) if tables else None
 
 
-def _mixed(source: Dataset, target: int, recipe: Recipe, *, epochs: int) -> tuple[Dataset, NDArray[np.int64]]:
-    """The source rows that ``source.mix`` draws beside ``target`` rows, and which of them an epoch shows."""
+def _mixed(
+    source: Dataset, beside: Dataset, recipe: Recipe, *, epochs: int
+) -> tuple[Dataset, NDArray[np.int64]]:
+    """The source rows that ``source.mix`` draws beside the target's, and which of them an epoch shows."""
     from nlp_transfer.data.load import take_rows
     from nlp_transfer.data.replay import epoch_draws
-    from nlp_transfer.data.select import mixed_count
+    from nlp_transfer.data.select import mean_length, mixed_count
 
     assert recipe.source is not None
     assert recipe.source.mix is not None
-    share, each = recipe.source.mix, mixed_count(target, recipe.source.mix)
+    share, target, length = recipe.source.mix, len(beside), 1.0
+    if recipe.task.kind == "translation":
+        length = mean_length(beside) / mean_length(source)
+    each = mixed_count(target, share, length)
     if each > len(source):
         each = len(source)
-        reached = each / (each + target)
+        reached = each / (each + target * length)
         if round(100 * reached) != round(100 * share):
             warn(
                 f"source.mix: the source has {each:,} rows, which are {100 * reached:.0f}% of the training "
-                f"rows, not {100 * share:.0f}%"
+                f"{'rows' if length == 1 else 'text'}, not {100 * share:.0f}%"
             )
     steps = recipe.training.get("max_steps", -1)
     if steps > 0 and epochs > 1:  # how many epochs that makes is not known yet: enough for all of the source
@@ -163,7 +168,7 @@ def plan_phases(recipe: Recipe, domains: dict[str, DomainData], *, epochs: int =
         if recipe.source is not None and recipe.source.mode == "joint" and target.train is not None:
             known, drawn = source.train, None
             if recipe.source.mix is not None:
-                known, drawn = _mixed(known, len(target.train), recipe, epochs=epochs)
+                known, drawn = _mixed(known, target.train, recipe, epochs=epochs)
             rows = concatenate_datasets([known, target.train])
             return [Phase("joint", rows, target.validation or source.validation, drawn=drawn)]
         phases.append(Phase("source", source.training_rows, source.validation))

@@ -5,11 +5,13 @@ import json
 import pytest
 from transformers import TrainerCallback
 
+from nlp_transfer import Recipe
 from nlp_transfer.errors import RecipeError
 from nlp_transfer.tasks import TASKS
 from nlp_transfer.training.domains import load_domains
 from nlp_transfer.training.phases import plan_phases
 from nlp_transfer.training.run import train
+from tests.training.conftest import write_rows
 
 
 def domains_of(recipe):
@@ -28,6 +30,29 @@ def test_mix_is_the_share_of_source_rows(make_recipe):
     assert rows["text"][:] == plan_phases(recipe, domains)[0].rows["text"][:]
     everything = make_recipe("source.mode=joint", source=True)
     assert len(plan_phases(everything, domains)[0].rows) == 64
+
+
+def test_mix_of_parallel_text_is_the_share_of_its_characters(tmp_path):
+    """Its loss counts tokens, and old sentences may be shorter or longer than new ones."""
+    places = {}
+    for name, count, words in (("source", 400, 3), ("target", 40, 12)):
+        pairs = [{"de": f"wort {n} " * words, "en": f"word {n} " * (words + 1)} for n in range(count)]
+        places[name] = write_rows(tmp_path / f"{name}.jsonl", [{"translation": pair} for pair in pairs])
+    recipe = Recipe.from_dict(
+        {
+            "task": {"kind": "translation", "source_lang": "de", "target_lang": "en"},
+            "model": {"name": "none"},
+            "source": {"train": places["source"], "validation_fraction": 0, "mode": "joint", "mix": 0.25},
+            "target": {"train": places["target"], "validation_fraction": 0},
+            "training": {"eval_strategy": "no"},
+            "output_dir": str(tmp_path / "run"),
+        }
+    )
+    (phase,) = plan_phases(recipe, domains_of(recipe))
+    sizes = [len(row["text"]) + len(row["translation"]) for row in phase.rows]
+    drawn = len(sizes) - 40
+    assert sum(sizes[:drawn]) / sum(sizes) == pytest.approx(0.25, abs=0.01)
+    assert drawn > 40
 
 
 def test_a_run_sees_other_source_rows_in_every_epoch(make_recipe, capsys):
