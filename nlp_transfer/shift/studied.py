@@ -175,7 +175,7 @@ def beyond(
     far = {
         name: max(low - values[name], values[name] - high) / max(high - low, 1e-9)
         for name, (low, high) in ranges.items()
-        if name in values and not low <= values[name] <= high
+        if name in values and not low - _slack(name) <= values[name] <= high + _slack(name)
     }
     farthest = sorted(far, key=lambda name: -far[name])
     out += [_range_text(name, values[name], *ranges[name]) for name in farthest[:SHOWN]]
@@ -183,6 +183,11 @@ def beyond(
         more = len(far) - SHOWN
         out.append(f"and {more} more figure{'s' * (more > 1)}")
     return tuple(out)
+
+
+def _slack(name: str) -> float:
+    """How far outside of the studied range counts as inside: a quarter of a count, nothing of a share."""
+    return math.log(1.25) if name.startswith("log_") else 0.0
 
 
 def _range_text(name: str, value: float, low: float, high: float) -> str:

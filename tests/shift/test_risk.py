@@ -157,6 +157,13 @@ def test_two_figures_farthest_outside_are_named_and_the_others_counted():
         "number of source texts 500 (studied: 1,000 to 1,500)",
         "and 1 more figure",
     )
+    for count, inside in ((1800, True), (1900, False), (820, True), (780, False)):  # up to a quarter more
+        ranges = {"log_n_source": [math.log(1000), math.log(1500)]}
+        near = {"log_n_source": math.log(count)}
+        found = studied.beyond(
+            known, None, [({"range": ranges}, 1.0)], probed(100), near, count=100, strategy="frozen"
+        )
+        assert (not found) == inside
 
 
 def test_more_classes_than_studied_rest_on_the_probe():
