@@ -32,7 +32,7 @@ from common import RESULTS, machine, print_table, save
 DRAWS = 1000
 HURT = 0.01
 """Negative transfer: target accuracy lower than without the source by more than this."""
-AVERAGED = ("accuracy", "gain", "low", "high", "amazon", "airline", "seconds")
+AVERAGED = ("accuracy", "gain", "low", "high", "seconds")
 NAMES = {"source-only": "source and target labels"}
 """What the reference without a method is where the target has labels."""
 Cell = dict[str, Any]
@@ -87,10 +87,18 @@ def collect(cells: list[Cell], reference: str) -> dict[str, Cell]:
     found = {name: compare(cells, name, reference) for name in cells[0]["methods"]}
     far = ["airline" in (cell["source"], cell["target"]) for cell in cells]
     for entry in found.values():
-        for side, wanted in (("amazon", False), ("airline", True)):
-            of_side = [gain for gain, flag in zip(entry["gains"], far, strict=True) if flag is wanted]
-            entry[side] = statistics.mean(of_side) if of_side else None
+        entry |= sides(entry["gains"], far)
     return found
+
+
+def sides(gains: list[float], far: list[bool]) -> dict[str, float | None]:
+    """The mean gain on near pairs (Amazon) and on far ones (airline)."""
+    parts = {"amazon": False, "airline": True}
+    found = {
+        side: [g for g, flag in zip(gains, far, strict=True) if flag is is_far]
+        for side, is_far in parts.items()
+    }
+    return {side: statistics.mean(part) if part else None for side, part in found.items()}
 
 
 def show(title: str, found: dict[str, Cell], pairs: int, reference: str) -> None:
@@ -227,24 +235,24 @@ def full_report(cells: list[Cell]) -> dict[str, Any]:
     }
 
 
-def average(values: list[float | None]) -> float | None:
-    """The mean of those that are there: a few pairs may all be near, or all far."""
-    known = [value for value in values if value is not None]
-    return statistics.mean(known) if known else None
-
-
 def pooled(seeds: list[dict[str, Any]]) -> dict[str, Cell]:
-    """Means over seeds, and their counts together.
+    """Means over the pairs of all seeds, and their counts together.
 
     The ends of an interval are averaged too. That is wide: it takes the seeds, whose test rows overlap, for
     one and the same draw.
     """
     together: dict[str, Cell] = {}
     for name in adaptation_full.METHODS:
-        entries = [seed["methods"][name] for seed in seeds if name in seed["methods"]]
-        mean = {key: average([entry[key] for entry in entries]) for key in AVERAGED}
-        count = {key: sum(entry[key] for entry in entries) for key in ("wins", "losses", "better", "hurt")}
-        together[name] = {**mean, **count, "gains": [gain for entry in entries for gain in entry["gains"]]}
+        entries = [seed["methods"][name] for seed in seeds]
+        sizes = [len(entry["gains"]) for entry in entries]
+        gains = [gain for entry in entries for gain in entry["gains"]]
+        far = ["airline" in pair for seed in seeds for pair in seed["pairs"]]
+        together[name] = {
+            **{key: statistics.fmean([entry[key] for entry in entries], sizes) for key in AVERAGED},
+            **{key: sum(entry[key] for entry in entries) for key in ("wins", "losses", "better", "hurt")},
+            **sides(gains, far),
+            "gains": gains,
+        }
     return together
 
 
