@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nlp_transfer.errors import NlpTransferError
     from nlp_transfer.predict import load_model
     from nlp_transfer.recipe import Recipe
     from nlp_transfer.selection.plan import make_plan
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "NlpTransferError",
     "Recipe",
     "RunResult",
     "ShiftReport",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NlpTransferError": "nlp_transfer.errors",
     "Recipe": "nlp_transfer.recipe",
     "RunResult": "nlp_transfer.training.run",
     "ShiftReport": "nlp_transfer.shift.report",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from nlp_transfer.cli_models import LabelColumn, RunArgument, TextColumn, UsageError, export, plan, rank, tune
+from nlp_transfer.cli_recipes import recipes_app
 from nlp_transfer.errors import NlpTransferError
 
 app = typer.Typer(
@@ -24,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes_app = typer.Typer(no_args_is_help=True, help="Recipes that come with the package, and their schema.")
 app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[
@@ -276,30 +276,6 @@ def demo(
     from nlp_transfer.demo import run_demo
 
     run_demo(output)
-
-
-@recipes_app.command("list")
-def recipes_list() -> None:
-    """List the shipped recipes with what each does."""
-    from nlp_transfer.reporting.summary import print_recipes
-
-    print_recipes()
-
-
-@recipes_app.command("show")
-def recipes_show(name: Annotated[str, typer.Argument(help="Such as sentiment/lora.")]) -> None:
-    """Print a shipped recipe: save it, change it, run it."""
-    from nlp_transfer.recipe import find_recipe
-
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
-
-
-@recipes_app.command("schema")
-def recipes_schema() -> None:
-    """Print the JSON Schema of a recipe, for editors."""
-    from nlp_transfer.recipe import recipe_schema
-
-    typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 app.command()(rank)

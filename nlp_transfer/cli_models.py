@@ -23,8 +23,8 @@ def export(
         Literal["merged", "onnx", "ctranslate2"],
         typer.Option(
             "--format",
-            help="merged: one folder for plain transformers; onnx: a classifier for onnxruntime; "
-            "ctranslate2: a translation model.",
+            help="merged: one folder for transformers (export.json says where it needs an import); onnx: a "
+            "classifier for onnxruntime; ctranslate2: a translation model.",
         ),
     ] = "merged",
     quantization: Annotated[

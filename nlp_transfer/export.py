@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nlp_transfer.console import calm
+from nlp_transfer.console import calm, notice
 from nlp_transfer.errors import ModelError, OutputError
 from nlp_transfer.export_checks import (
     CHECK_ROWS,
@@ -22,6 +22,7 @@ from nlp_transfer.export_checks import (
     torch_logits,
     translations,
 )
+from nlp_transfer.models.load import POOLED_MODEL_TYPE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ EXPORT_FILE = "export.json"
 """In the exported folder: how it was checked."""
 _WEIGHTS = (".onnx", ".data", ".safetensors", ".bin")
 ONNX_FILE = "model.onnx"
+POOLED_MODULE = "nlp_transfer.models.pooled"
 Quantization = Literal["float32", "int8"]
 
 
@@ -49,7 +51,9 @@ class Exported:
         agreement: share of the texts with the same predicted class (None for ratings), or translation.
         bleu, original_bleu: of translations of these rows, where they have references.
         seconds, original_seconds: for these texts with the exported model and in torch; classes one by one.
-        calling: of CTranslate2: what to give to ``translate_batch``, and the prefix of each text.
+        calling: how it is called: of CTranslate2 what to give to ``translate_batch`` and the prefix of each
+            text, of ONNX inputs, length and output; of a merged model with a pooled head the module that
+            makes its architecture known to transformers.
     """
 
     folder: Path
@@ -228,7 +232,11 @@ def write_merged(job: Job) -> dict[str, Any]:
         few = CheckRows(job.check.texts[:CHECK_ROWS], (job.check.references or [])[:CHECK_ROWS] or None)
         return compare_translations(loaded, few, lambda texts: translations(again, texts), "the merged model")
     rows = token_rows(loaded, job.check.texts)
-    return compare_logits(loaded, rows, lambda row: torch_logits(again, row), "the merged model")
+    figures = compare_logits(loaded, rows, lambda row: torch_logits(again, row), "the merged model")
+    if loaded.model.config.model_type != POOLED_MODEL_TYPE:
+        return figures
+    notice(f"its head reads pooled states: plain transformers loads it after `import {POOLED_MODULE}`")
+    return {**figures, "calling": {"import": POOLED_MODULE}}
 
 
 def write_onnx(job: Job) -> dict[str, Any]:
@@ -245,7 +253,15 @@ def write_onnx(job: Job) -> dict[str, Any]:
         return session.run(None, row)[0]
 
     rows = token_rows(loaded, job.check.texts)
-    return compare_logits(loaded, rows, logits, "the ONNX model", exact=job.quantization == "float32")
+    figures = compare_logits(loaded, rows, logits, "the ONNX model", exact=job.quantization == "float32")
+    calling = {
+        "inputs": dict.fromkeys(("input_ids", "attention_mask"), "int64 [texts, tokens]"),
+        "max_length": loaded.max_length,
+        "pad_token_id": loaded.tokenizer.pad_token_id,
+        "output": "logits, float32 [texts, classes or 1]",
+        "labels": list(getattr(loaded.task, "names", ())),
+    }
+    return {**figures, "calling": calling}
 
 
 def write_ctranslate2(job: Job) -> dict[str, Any]:

@@ -236,7 +236,6 @@ def evaluate_file(
     """
     from nlp_transfer.tasks import TranslationTask
     from nlp_transfer.training.artifacts import check_output_file, write_json
-    from nlp_transfer.training.scoring import score
 
     if output is not None:
         check_output_file(output, overwrite=overwrite)
@@ -252,8 +251,8 @@ def evaluate_file(
     assert domain.test is not None
     other = load_model(baseline) if isinstance(baseline, Path) else baseline
     said = None if other is None else _comparable(loaded, other).outputs(domain.test)
-    report = score(
-        loaded.task, loaded.model, loaded.tokenizer, domain.test, None, name=str(data), baseline=said
+    report = loaded.task.score(
+        loaded.model, loaded.tokenizer, domain.test, loaded.max_length, name=str(data), baseline=said
     )
     if other is not None:
         report["baseline"] = other.model.name_or_path

@@ -151,11 +151,11 @@ def _user_path(loc: tuple, values: Any, recipe: type[Options], tables: Tables) -
 
 
 def _nested_model(annotation: Any) -> type[Options] | None:
-    return next(iter(_options_in(annotation)), None)
+    return next(iter(options_in(annotation)), None)
 
 
-def _options_in(annotation: Any) -> list[type[Options]]:
+def options_in(annotation: Any) -> list[type[Options]]:
     """Every options model that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, Options):
         return [annotation]
-    return [model for arg in get_args(annotation) for model in _options_in(arg)]
+    return [model for arg in get_args(annotation) for model in options_in(arg)]

@@ -371,6 +371,7 @@ HELP = {
     "recipes": "schema",
     "recipes list": "shipped",
     "recipes show": "sentiment/lora",
+    "recipes keys": "defaults and meanings",
     "recipes schema": "JSON Schema",
 }
 

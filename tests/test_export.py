@@ -1,6 +1,8 @@
 """Export: what is written gives the logits of the run, in plain transformers and in onnxruntime."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +57,30 @@ def test_a_merged_adapter_loads_in_plain_transformers(runs, tmp_path):
     assert load_model(tmp_path / "merged").predict(TEXTS[:1]) == load_model(runs["lora"]).predict(TEXTS[:1])
 
 
+def test_a_merged_pooled_model_says_what_it_needs(runs, tmp_path, capsys):
+    """And loads in transformers, elsewhere, after the import that it names."""
+    found = export_model(runs["frozen"], tmp_path / "merged")
+    module = json.loads((tmp_path / "merged" / "export.json").read_text("utf-8"))["calling"]["import"]
+    assert module in capsys.readouterr().err
+    program = f"""
+import {module}, json, sys
+from transformers import pipeline
+print(json.dumps(pipeline("text-classification", model=sys.argv[1])(json.load(sys.stdin))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "merged")],
+        input=json.dumps(TEXTS[:2]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = load_model(runs["frozen"]).predict(TEXTS[:2])
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    assert [one["label"] for one in theirs] == [one["label"] for one in ours]
+    assert [one["score"] for one in theirs] == pytest.approx([one["score"] for one in ours], abs=1e-4)
+    assert found.calling == {"import": module}
+
+
 @pytest.mark.parametrize("kind", ["lora", "frozen"])
 def test_onnx_gives_the_logits_of_torch_for_any_shape(kind, runs, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -66,7 +92,11 @@ def test_onnx_gives_the_logits_of_torch_for_any_shape(kind, runs, tmp_path):
         assert np.allclose(given, expected, atol=1e-4)
     assert found.difference <= TOLERANCE
     assert found.rows > 4  # the run's own validation rows
-    assert json.loads((tmp_path / "onnx" / "export.json").read_text())["speedup"] == found.speedup
+    record = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert record["speedup"] == found.speedup
+    calling = record["calling"]  # enough to call it by
+    assert list(calling["inputs"]) == [item.name for item in session.get_inputs()]
+    assert (calling["max_length"], calling["labels"]) == (32, list(load_model(runs[kind]).task.names))
 
 
 def test_the_map_of_an_adapted_frozen_model_is_inside_the_graph(tmp_path):

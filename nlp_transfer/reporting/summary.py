@@ -167,6 +167,8 @@ def _shift_table(report: ShiftReport) -> Table:
         if item is not None:
             mark = "*" if item.interval and item.interval_of == "no shift" else " "
             ends = words.between(item.interval) + mark
+            if "all_texts" in item.detail:  # of all texts at this statistic's own bandwidth
+                ends = f"all texts: {words.number(item.detail['all_texts'])} "
             table.add_row(item.title, words.number(item.value), ends, words.p_value(item.p_value))
     return table
 
@@ -287,3 +289,30 @@ def print_recipes() -> None:
         "without target labels.[/dim]\n"
         "nlp-transfer recipes show NAME > my.yaml    nlp-transfer train NAME key=value ..."
     )
+
+
+def print_keys(section: str | None) -> None:
+    """The keys of a section of a recipe, such as ``strategy.lora`` or ``lora``; without one those at the top.
+
+    Raises:
+        DataError: no such section.
+    """
+    from nlp_transfer.errors import DataError, did_you_mean
+    from nlp_transfer.recipe_keys import recipe_keys
+
+    sections = recipe_keys()
+    section = next((name for name in sections if name.endswith(f".{section}")), section)
+    if section is not None and section not in sections:
+        raise DataError(
+            f"no section {section!r} has keys",
+            fix=did_you_mean(section, [name.split(".")[-1] for name in sections]),
+        )
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("key", no_wrap=True)
+    table.add_column("default", overflow="fold")
+    table.add_column("meaning")
+    for key in sections[section or "recipe"]:
+        table.add_row(escape(key.name), escape(key.default), escape(key.meaning.replace("``", "`")))
+    stdout().print(table)
+    if section is None:
+        stdout().print(f"[dim]nlp-transfer recipes keys SECTION: {', '.join(sections)}[/dim]")

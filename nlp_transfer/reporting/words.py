@@ -30,6 +30,8 @@ METRIC_NAMES = {
 ERRORS = {"ter", "expected_calibration_error", "loss", "mse", "mae"}
 """Metrics of which less is better."""
 STRATEGIES = {"frozen": "a frozen encoder", "full": "full fine-tuning", "lora": "LoRA fine-tuning"}
+SKILL = 0.55
+"""An AUROC below it tells nothing apart."""
 SUPERSCRIPT = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -169,7 +171,9 @@ def study(report: ShiftReport) -> str:
         f"Calibrated for {STRATEGIES[evidence.strategy]} on {evidence.cases:,} measured outcomes of "
         f"{evidence.pairs:,} pairs ({evidence.study})"
     )
-    if evidence.auroc is not None:
+    if evidence.auroc is not None and evidence.auroc < SKILL:
+        text += f"; no skill on targets left out of the fit (AUROC {evidence.auroc:.2f})"
+    elif evidence.auroc is not None:
         text += f"; AUROC {evidence.auroc:.2f} on targets left out of the fit"
         text += ", planted faults included" * (evidence.strategy != "frozen")
     if evidence.strategy != report.strategy:

@@ -104,6 +104,7 @@ def assess(
             found = forecast(own, values)
     else:
         found = _probe_alone(probe, known)
+    hurt = sum(share * entry["figures"].get("hurt_share", 1.0) for entry, share in mix)
     outside = beyond(known, own, mix, probe, values, count, strategy)
     if not probe.n_labels:
         found["probability"] = (1 - DOUBT) * found["probability"] + DOUBT / 2
@@ -120,7 +121,7 @@ def assess(
         level=level,
         reasons=reasons(probe, gain),
         advice=advice(probe, level, gain),
-        caveats=caveats(probe, outside),
+        caveats=caveats(probe, outside, hurt),
         evidence=evidence(known, own, mix, strategy, outside),
     )
 

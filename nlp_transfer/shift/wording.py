@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 FEW_TEXTS = 100
 """Fewer texts than this make every figure of a report rough."""
+SELDOM = 0.02
+"""A share of pairs that hurt below which a level is the same for all pairs."""
 
 
 def reasons(probe: ProbeResult, gain: Figure) -> tuple[str, ...]:
@@ -85,9 +87,15 @@ def advice(probe: ProbeResult, level: str, gain: Figure) -> str:
     return "use it"
 
 
-def caveats(probe: ProbeResult, outside: Sequence[str]) -> tuple[str, ...]:
-    """What this input cannot tell."""
+def caveats(probe: ProbeResult, outside: Sequence[str], hurt: float) -> tuple[str, ...]:
+    """What this input cannot tell; ``hurt``: share of the studied pairs with as many labels that hurt."""
     out = list(probe.notes)
+    if probe.n_labels and hurt < SELDOM:
+        out.insert(
+            0,
+            f"Beside so few target labels a source hardly ever hurt ({percent(hurt)} of the studied pairs): "
+            "the level says that, and nothing about this source.",
+        )
     if not probe.n_labels:
         out.append(
             "The probability is drawn towards one half, because a shift in what the labels mean stays "
@@ -109,7 +117,7 @@ def report_caveats(
     max_length: int,
 ) -> tuple[str, ...]:
     """What the figures of a report cannot say."""
-    out: list[str] = []
+    out = [*ours.notes, *theirs.notes]
     if translation is not None:
         out += translation.caveats(ours.name, theirs.name)
     elif ours.ratings:
@@ -123,7 +131,6 @@ def report_caveats(
         )
     else:
         out += risk.caveats
-    out += [*ours.notes, *theirs.notes]
     few = [sample for sample in (ours, theirs) if len(sample.texts) < FEW_TEXTS]
     out += [f"{sample.name} has {len(sample.texts)} texts only: all figures are rough." for sample in few]
     seen = {" ".join(text.casefold().split()) for text in ours.texts}

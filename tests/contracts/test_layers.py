@@ -16,8 +16,9 @@ LAYERS = [
     {"tasks", "strategies", "adaptation"},
     {"arguments", "recipe_options", "recipe_yaml", "recipe_problems"},
     {"recipe"},
+    {"recipe_keys"},
     {"training", "shift", "selection", "export", "export_checks", "predict", "reporting"},
-    {"cli", "cli_models", "launch", "doctor", "demo"},
+    {"cli", "cli_models", "cli_recipes", "launch", "doctor", "demo"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

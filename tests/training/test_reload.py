@@ -11,6 +11,7 @@ import torch
 
 from nlp_transfer import load_model, train
 from nlp_transfer.models.inference import predict_logits
+from nlp_transfer.predict import TextModel, evaluate_file
 from tests.training.conftest import Record, planted_rows
 
 TEXTS = [row["text"] for row in planted_rows(6, 77)]
@@ -122,3 +123,20 @@ def test_texts_are_cut_where_they_were_cut_in_training(length, make_recipe):
     first, second, third = (row["score"] for row in loaded.predict([text, other, near]))
     assert first == pytest.approx(second, abs=1e-6)  # the place in a batch moves the last digits
     assert abs(first - third) > 1e-4
+
+
+@pytest.mark.parametrize("strategy", [{"kind": "full"}, {"kind": "frozen"}])
+def test_evaluate_repeats_the_figures_of_the_training(strategy, make_recipe, data):
+    """It reads as many tokens as the training did; the model against itself differs by nothing."""
+    recipe = make_recipe("model.max_length=6", strategy=strategy)
+    result = train(recipe)
+    path = Path(data["target.test"])
+    report = evaluate_file(Path(recipe.output_dir), path, baseline=Path(recipe.output_dir))
+    trained = result.metrics["domains"]["target"]["test"]
+    assert report["loss"]["value"] == pytest.approx(trained["loss"]["value"], abs=1e-5)
+    assert report["confusion_matrix"] == trained["confusion_matrix"]
+    for difference in report["against_baseline"].values():
+        assert difference["value"] == pytest.approx(0, abs=1e-6)
+    loaded = load_model(recipe.output_dir)
+    other = evaluate_file(TextModel(loaded.model, loaded.tokenizer, loaded.task), path)
+    assert abs(other["loss"]["value"] - trained["loss"]["value"]) > 1e-4
