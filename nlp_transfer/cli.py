@@ -47,7 +47,10 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
-    """Fine-tune: load, look at the shift, train, evaluate, write the run folder."""
+    """Fine-tune: load, look at the shift, train, evaluate, write the run folder.
+
+    Any key of the recipe can be set behind it; shift.enabled=false leaves the shift report out.
+    """
     from nlp_transfer.recipe import Recipe
 
     loaded = Recipe.load(recipe, overrides or ())
@@ -132,7 +135,7 @@ def predict(
     input_file: Annotated[
         Path, typer.Option("--input", help="Rows: CSV, TSV, JSONL, Parquet or plain text.")
     ],
-    output: Annotated[Path, typer.Option(help="Where to write: CSV, TSV, JSONL or Parquet, by its ending.")],
+    output: Annotated[Path, typer.Option(help="Where to write: CSV, TSV, JSONL, Parquet or text.")],
     text_column: TextColumn = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Rows held in memory at once.")] = 4096,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
@@ -140,7 +143,11 @@ def predict(
         bool, typer.Option("--resume", help="Go on behind the rows of a run that was stopped.")
     ] = False,
 ) -> None:
-    """Add labels and probabilities to every row, in order, keeping all columns."""
+    """Add label, score and probabilities (or rating, or translation) to every row, in order.
+
+    All columns are kept; where one has a new column's name, the new one is called predicted_label and so on.
+    A .txt file gets the labels or translations alone, a line each.
+    """
     from nlp_transfer.console import stderr
     from nlp_transfer.predict import predict_file
 

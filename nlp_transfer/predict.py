@@ -149,8 +149,9 @@ def predict_file(
 
     The new columns are ``label``, ``score`` and one ``probability_CLASS`` each, or ``rating``, or
     ``translation``; where the file has such a column already, the new one is called ``predicted_label`` and
-    so on. A translation model reads the column (or the key of ``translation``) of its source language. A row
-    that lacks a column (JSON Lines) gets it as null; a missing or null text counts as an empty one.
+    so on. Classes are written by name, as text. Into ``.txt`` goes the label, rating or translation alone, a
+    line a row. A translation model reads the column (or the key of ``translation``) of its source language. A
+    row that lacks a column (JSON Lines) gets it as null; a missing or null text counts as an empty one.
 
     Returns:
         rows of the file, and seconds.
@@ -175,7 +176,7 @@ def predict_file(
     writer.same({**_identity(model), "column": column, "columns": columns, "precision": bf16}, source)
     rows = chain(first, rows)
     writer.skip(rows, source)
-    empty = 0
+    empty, alone = 0, output.name.lower().endswith((".txt", ".txt.gz"))
     with writer, bf16_settled(bf16):
         for chunk in _chunks(rows, batch_rows):
             inputs = [row.get("translation") or {} for row in chunk] if pairs else chunk
@@ -186,6 +187,10 @@ def predict_file(
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
                 writer.read(row)
+                if alone:
+                    answer = next(iter(prediction))
+                    writer.write({answer: prediction[answer]})
+                    continue
                 new = {names[key]: value for key, value in prediction.items()}
                 writer.write({**{key: row.get(key) for key in columns}, **new})
             writer.checkpoint(len(chunk))

@@ -247,6 +247,16 @@ def test_predict_text_file_and_overwrite(classifier, tmp_path):
     assert [row["text"] for row in read(target)] == TEXTS
 
 
+def test_predict_into_a_text_file(classifier, tmp_path):
+    """Line for line the labels that a table gets, with nothing beside them."""
+    source = tmp_path / "in.txt"
+    source.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    for name in ("out.txt", "out.csv"):
+        assert run("predict", classifier, "--input", source, "--output", tmp_path / name) == 0
+    lines = (tmp_path / "out.txt").read_text("utf-8").splitlines()
+    assert lines == [row["label"] for row in read(tmp_path / "out.csv")]
+
+
 def test_predict_ratings(rater, tmp_path):
     target = tmp_path / "out.jsonl"
     assert (

@@ -1,4 +1,4 @@
-"""Rows out: CSV, TSV, JSON Lines or Parquet, complete or not at all."""
+"""Rows out: CSV, TSV, JSON Lines, Parquet or plain lines, complete or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from nlp_transfer.errors import OutputError
 from nlp_transfer.plain_json import plain
 
-_KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
 _BATCH = 10_000
 
 
@@ -29,8 +29,8 @@ class RowWriter:
     Until the end the rows go to a hidden file beside ``path``.
 
     Args:
-        path: ends in ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` (these also with ``.gz``) or ``.parquet``.
-            Missing folders are made.
+        path: ends in ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson``, ``.txt`` (these also with ``.gz``) or
+            ``.parquet``. Missing folders are made. Plain text takes rows of one column, a line each.
         overwrite: replace an existing file.
 
     Raises:
@@ -104,6 +104,9 @@ class RowWriter:
         with self._writing():
             if self._kind in (".csv", ".tsv"):
                 self._csv.writerow([_flat(row[name]) for name in self._columns])
+            elif self._kind == ".txt":
+                (value,) = row.values()
+                self._file.write(" ".join(str(value).splitlines()) + "\n")
             elif self._kind == ".parquet":
                 self._rows.append(dict(row))
                 if len(self._rows) == _BATCH:

@@ -168,8 +168,9 @@ def study(report: ShiftReport) -> str:
         return ""
     evidence = report.risk.evidence
     text = (
-        f"Calibrated for {STRATEGIES[evidence.strategy]} on {evidence.cases:,} measured outcomes of "
-        f"{evidence.pairs:,} pairs ({evidence.study})"
+        "The forecast corrects the probes' figures by what such figures led to in "
+        f"{evidence.cases:,} measured outcomes of {evidence.pairs:,} pairs, {STRATEGIES[evidence.strategy]} "
+        f"({evidence.study})"
     )
     if evidence.auroc is not None and evidence.auroc < SKILL:
         text += f"; no skill on targets left out of the fit (AUROC {evidence.auroc:.2f})"

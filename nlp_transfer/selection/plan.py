@@ -153,7 +153,7 @@ def make_plan(
         known.labels,
         choice,
         tuple(judged),
-        headline(choice, theirs.name, known.labels),
+        headline(choice, judged, theirs.name, known.labels),
         reasons(choice, judged, known, budget_minutes, memory_gb),
         recipe_of(choice, files, target, theirs, options, columns, seed),
         tuple(known.reports),

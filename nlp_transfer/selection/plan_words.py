@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nlp_transfer.data.options import SAMPLE_PREFIX, place_options
 from nlp_transfer.models.options import ModelOptions
 from nlp_transfer.reporting.words import percent, points
-from nlp_transfer.selection.choices import BATCH, LEARNING_RATES, weighting_gain
+from nlp_transfer.selection.choices import BATCH, CLOSE, LEARNING_RATES, weighting_gain
 
 if TYPE_CHECKING:
     from nlp_transfer.data.domains import DomainData
@@ -23,10 +23,16 @@ WAYS = {
 }
 
 
-def headline(choice: Option, target: str, labels: int) -> str:
+def headline(choice: Option, options: Sequence[Option], target: str, labels: int) -> str:
     """The answer in one sentence."""
     if choice.source is None:
-        return f"Do not transfer: train {WAYS[choice.strategy]} on the {labels:,} labels of {target} alone."
+        alone = f"train {WAYS[choice.strategy]} on the {labels:,} labels of {target} alone"
+        able = [option for option in options if option.source is not None and option.why_not is None]
+        best = max(able, key=lambda option: option.accuracy.estimate, default=None)
+        gain = 0.0 if best is None else best.accuracy.estimate - choice.accuracy.estimate
+        if best is None or gain < -CLOSE:
+            return f"Do not transfer: {alone}."
+        return f"Transfer hardly matters: {alone}; {best.source} would change {points(gain)} points."
     rows = "its rows weighted by how much they look like the target" if choice.weighted else "all rows alike"
     return f"Transfer from {choice.source} to {target}: {WAYS[choice.strategy]}, {rows}."
 

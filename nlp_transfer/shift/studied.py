@@ -170,7 +170,8 @@ def beyond(
         out.append(f"{probe.n_classes} classes (studied: {studied}): the forecast rests on the probe alone")
     amounts = own["labels"] if own else [entry["labels"] for entry in known["levels"] if entry["labels"]]
     if count and not min(amounts) <= count <= max(amounts):
-        out.append(f"{count} target labels (studied: {min(amounts)} to {max(amounts)})")
+        trained = "" if count == probe.n_labels else " to train on"
+        out.append(f"{count} target labels{trained} (studied: {min(amounts)} to {max(amounts)})")
     ranges = {**mix[0][0]["range"], **(own["range"] if own else {})}
     far = {
         name: max(low - values[name], values[name] - high) / max(high - low, 1e-9)

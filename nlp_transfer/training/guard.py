@@ -183,10 +183,11 @@ def _sentence(
     against = AGAINST[evidence.kind]
     if evidence.kind == TARGET_ONLY and setup.recipe.adaptation:
         against += " and without adaptation"
+    by = " in its probabilities, not surely in its answers" if gain.low <= 0 <= gain.high else ""
     if verdict == "helped":
-        return f"{source} helped on {target}: {figures}, against {against}."
+        return f"{source} helped on {target}{by}: {figures}, against {against}."
     if verdict == "hurt":
-        text = f"{source} hurt on {target}: {figures}, against {against}."
+        text = f"{source} hurt on {target}{by}: {figures}, against {against}."
         if not evidence.like and evidence.kind != TARGET_ONLY:
             text += (
                 " A short fine-tuning alone may explain it; guard.baseline=target_only tells the two apart."

@@ -84,7 +84,14 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
     assert modes[0] == modes[1]
 
 
-@pytest.mark.parametrize("name", ["o.xlsx", "o", "o.parquet.gz", "o.txt"])
+def test_plain_text_is_a_line_a_row(tmp_path: Path) -> None:
+    with RowWriter(tmp_path / "o.txt") as out:
+        for text in ("one", "two\nlines", "", "drei 🌱"):
+            out.write({"translation": text})
+    assert (tmp_path / "o.txt").read_text("utf-8").split("\n") == ["one", "two lines", "", "drei 🌱", ""]
+
+
+@pytest.mark.parametrize("name", ["o.xlsx", "o", "o.parquet.gz", "o.doc"])
 def test_unknown_suffix(tmp_path: Path, name: str) -> None:
     with pytest.raises(OutputError, match="unknown kind of file"):
         RowWriter(tmp_path / name)

@@ -22,6 +22,7 @@ from nlp_transfer.selection.choices import (
     weighting_gain,
 )
 from nlp_transfer.selection.plan import make_plan
+from nlp_transfer.selection.plan_words import headline
 from nlp_transfer.selection.trials import Trial
 from nlp_transfer.shift.labelled import Figure
 from tests.tiny import tiny_sentence_encoder
@@ -118,12 +119,23 @@ def test_the_recipe_of_fine_tuning_runs_and_limits_rule_options_out(files, tmp_p
         choose(ruled_out)
 
 
-def test_the_cheaper_of_two_equal_options_is_chosen(files):
-    def option(strategy, accuracy, minutes):
-        return Option(strategy, None, False, Figure(accuracy, 0.5, 0.9), None, None, minutes, 1.0)
+def option(strategy, accuracy, minutes):
+    return Option(strategy, None, False, Figure(accuracy, 0.5, 0.9), None, None, minutes, 1.0)
 
+
+def test_the_cheaper_of_two_equal_options_is_chosen(files):
     options = [option("full", 0.804, 9.0), option("lora", 0.80, 3.0), option("frozen", 0.79, 0.1)]
     assert choose(options).strategy == "lora"
+
+
+def test_a_source_that_changes_little_is_not_called_harmful():
+    alone = option("frozen", 0.80, 0.1)
+    for accuracy, says in ((0.802, "Transfer hardly matters"), (0.70, "Do not transfer")):
+        other = replace(option("lora", accuracy, 9.0), source="books")
+        text = headline(alone, [alone, other], "kitchen", 100)
+        assert text.startswith(says)
+        assert ("books would change +0.2 points" in text) == (says != "Do not transfer")
+    assert headline(alone, [alone], "kitchen", 100).startswith("Do not transfer")
 
 
 def test_the_command_prints_the_answer(files, capsys, tmp_path):

@@ -170,6 +170,6 @@ def test_the_report_names_the_study_behind_its_number(tmp_path, monkeypatch, str
     monkeypatch.setattr(summary, "stdout", lambda: Console(file=stream, width=400))
     report.print()
     for text in (stream.getvalue(), shift_page([report])):
-        assert f"on {evidence['cases']:,} measured outcomes of {study['pairs']} pairs" in text
+        assert f"in {evidence['cases']:,} measured outcomes of {study['pairs']} pairs" in text
         assert study["name"].split(":")[0] in text
         assert ("left out of the fit, planted faults included" in text) == (named != "frozen")
