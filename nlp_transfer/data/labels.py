@@ -134,3 +134,15 @@ class LabelReader:
         assert self._stars is not None
         new = self._stars[0 if stars < 3 else 1 if stars == 3 else 2]
         return (Fate.DROP, None) if new is None else (Fate.KEEP, new)
+
+
+POLARITY = (("0", "-1", "negative", "neg", "false"), ("1", "positive", "pos", "true"))
+"""Usual spellings of two classes."""
+
+
+def same_polarity(name: str, others: set[str]) -> str | None:
+    """The one of ``others`` that is another usual spelling of ``name``."""
+    for spellings in POLARITY:
+        if name.lower() in spellings:
+            return next((other for other in others if other.lower() in spellings), None)
+    return None

@@ -12,6 +12,7 @@ import numpy as np
 
 from nlp_transfer.adaptation.base import DomainFeatures
 from nlp_transfer.console import calm
+from nlp_transfer.data.labels import same_polarity
 from nlp_transfer.errors import DataError, did_you_mean
 from nlp_transfer.models.options import ModelOptions
 from nlp_transfer.selection.choices import (
@@ -35,7 +36,7 @@ from nlp_transfer.selection.cost import (
 from nlp_transfer.selection.plan_words import headline, reasons, recipe_of
 from nlp_transfer.selection.trials import frozen_trials
 from nlp_transfer.shift.report import shift_report
-from nlp_transfer.shift.rows import Sample, draw, load_side, same_polarity
+from nlp_transfer.shift.rows import Sample, draw, load_side
 
 if TYPE_CHECKING:
     from nlp_transfer.data.domains import DomainData

@@ -18,7 +18,7 @@ from nlp_transfer.data.columns import (
     wanted_columns,
 )
 from nlp_transfer.data.domains import DomainData, load_domain
-from nlp_transfer.data.labels import canonical
+from nlp_transfer.data.labels import canonical, same_polarity
 from nlp_transfer.data.load import read_table, take_rows
 from nlp_transfer.data.options import SAMPLE_PREFIX, DomainOptions, place_options
 from nlp_transfer.errors import DataError
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 Role = Literal["source", "target"]
 PAIRS = "translation"
 """Column of translation pairs."""
-POLARITY = (("0", "-1", "negative", "neg", "false"), ("1", "positive", "pos", "true"))
-"""Usual spellings of two classes."""
 TOLD = ("experimental", "duplicates", "conflicting-labels", "imbalance")
 """Findings about the data that belong into a report; of duplicates and the like, those that are warnings."""
 MOST_CLASSES = 20
@@ -182,14 +180,6 @@ def agree_on_labels(source: Sample, target: Sample) -> tuple[Sample, Sample]:
         )
         return source, _unlabelled(target, note)
     return source, target
-
-
-def same_polarity(name: str, others: set[str]) -> str | None:
-    """The one of ``others`` that is another usual spelling of ``name``."""
-    for spellings in POLARITY:
-        if name.lower() in spellings:
-            return next((other for other in others if other.lower() in spellings), None)
-    return None
 
 
 def _unlabelled(sample: Sample, *notes: str) -> Sample:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nlp_transfer.console import warn
-from nlp_transfer.data.labels import canonical, natural_order
+from nlp_transfer.data.labels import canonical, natural_order, same_polarity
 from nlp_transfer.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -158,11 +158,17 @@ def _check_nested(found: Mapping[str, Mapping[Any, str]]) -> None:
     for split, texts in sets.items():
         extra, lacking = texts - sets[widest], sets[widest] - texts
         if extra:
+            meant = {name: same_polarity(name, sets[widest]) for name in natural_order(texts)}
+            pairs = ", ".join(f"{name}: {other}" for name, other in meant.items())
+            fix = "give both domains the same label names, or name every class in task.labels"
+            if all(meant.values()):
+                role = split.partition(".")[0]
+                fix = f"set {role}.label_map to {{{pairs}}}, or name every class in task.labels"
             raise DataError(
                 f"{split} and {widest} have different classes",
                 expected=f"labels among {_listed(natural_order(sets[widest]))}, as in {widest}",
                 found=f"also {_listed(natural_order(extra))} in {split}",
-                fix="give both domains the same label names, or name every class in task.labels",
+                fix=fix,
             )
         if lacking:
             warn(f"{split} has no rows of {_listed(natural_order(lacking))}, which {widest} has")

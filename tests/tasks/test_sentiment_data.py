@@ -106,6 +106,7 @@ def test_a_gap_in_one_domain_is_a_warning(capsys):
         ([["a", "a"]], {}, ["1 class", "'a'", "mse"]),
         ([["a", "a"]], {"labels": ["a", "b"]}, ["1 class"]),
         ([["neg", "pos"], ["negative", "positive"]], {}, ["different classes", "'negative'", "task.labels"]),
+        ([["0", "1"], ["negative", "positive"]], {}, ["label_map to {negative: 0, positive: 1}"]),
         ([["a", "b"], ["b", "c"]], {}, ["different classes", "'c'", "source.train"]),
         ([["a", "b"], ["a", "x", "y"]], {"labels": ["a", "b"]}, ["target.train", "'x', 'y'", "task.labels"]),
         ([["a", None]], {}, ["without a label", "source.train"]),
