@@ -176,6 +176,9 @@ def _run(
         _tell_forecast(shift, quietly=on_shift is not None)
         if on_shift is not None and is_main_process():
             on_shift(shift)
+        joint = recipe.source is not None and recipe.source.mode == "joint"
+        if joint and not strategy.extracts and shift.own_forecast is not None:
+            notice("the forecast is of trainings on the source, then on the target; this one mixes both")
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)

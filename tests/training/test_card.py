@@ -51,7 +51,7 @@ def test_overwrite_replaces_a_run_and_nothing_else(make_recipe, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_the_shift_is_told_before_the_training(make_recipe, monkeypatch):
+def test_the_shift_is_told_before_the_training(make_recipe, monkeypatch, capsys):
     """Its report goes to the caller; a high risk is a warning of the run all the same."""
     told, summary = [], run.shift_summary
 
@@ -65,7 +65,10 @@ def test_the_shift_is_told_before_the_training(make_recipe, monkeypatch):
         make_recipe(source=True, shift={"permutations": 20}), callbacks=[watch], on_shift=told.append
     )
     assert told == [result.shift, "training", "training"]
+    assert "this one mixes both" not in capsys.readouterr().err
     assert any(text.startswith("before training: high risk") for text in result.metrics["warnings"])
+    train(make_recipe("source.mode=joint", source=True, shift={"permutations": 20}, name="joint"))
+    assert "this one mixes both" in capsys.readouterr().err
 
 
 def test_the_card_tells_data_strategy_forecast_verdict_cost_and_how_to_load(make_recipe, tmp_path):
