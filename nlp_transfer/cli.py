@@ -312,7 +312,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command; exit with 0 done, 1 our bug, 2 bad input, 3 threshold reached, 130 interrupted.
 
     Unless the environment decides it, OpenMP threads (of libgomp) that wait go to sleep after 2,000 turns,
-    not 300,000: alone a training is as fast, and beside another one twice as fast.
+    not 300,000, and so leave the cores to other processes.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
