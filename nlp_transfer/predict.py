@@ -176,7 +176,7 @@ def predict_file(
     writer.same({**_identity(model), "column": column, "columns": columns, "precision": bf16}, source)
     rows = chain(first, rows)
     writer.skip(rows, source)
-    empty, alone = 0, output.name.lower().endswith((".txt", ".txt.gz"))
+    empty = 0
     with writer, bf16_settled(bf16):
         for chunk in _chunks(rows, batch_rows):
             inputs = [row.get("translation") or {} for row in chunk] if pairs else chunk
@@ -187,12 +187,9 @@ def predict_file(
             names = {key: _free_name(key, columns) for key in predictions[0]}
             for row, prediction in zip(chunk, predictions, strict=True):
                 writer.read(row)
-                if alone:
-                    answer = next(iter(prediction))
-                    writer.write({answer: prediction[answer]})
-                    continue
                 new = {names[key]: value for key, value in prediction.items()}
-                writer.write({**{key: row.get(key) for key in columns}, **new})
+                whole = {**{key: row.get(key) for key in columns}, **new}
+                writer.write(dict(islice(new.items(), 1)) if writer.lines else whole)
             writer.checkpoint(len(chunk))
     if empty:
         warn(f"{source}: empty texts: {empty:,}, whose predictions mean nothing")

@@ -65,6 +65,11 @@ class RowWriter:
         self._file: Any = None
         self._parquet: Any = None
 
+    @property
+    def lines(self) -> bool:
+        """Whether the file is plain text, which takes rows of one column."""
+        return self._kind == ".txt"
+
     def __enter__(self) -> RowWriter:
         with self._writing():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +109,7 @@ class RowWriter:
         with self._writing():
             if self._kind in (".csv", ".tsv"):
                 self._csv.writerow([_flat(row[name]) for name in self._columns])
-            elif self._kind == ".txt":
+            elif self.lines:
                 (value,) = row.values()
                 self._file.write(" ".join(str(value).splitlines()) + "\n")
             elif self._kind == ".parquet":

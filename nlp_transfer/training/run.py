@@ -173,12 +173,7 @@ def _run(
     compares = recipe.shift.enabled and "source" in domains and domains["source"].train is not None
     shift = from_main(lambda: shift_summary(recipe, domains, task, pretrained)) if compares else None
     if shift is not None:
-        _tell_forecast(shift, quietly=on_shift is not None)
-        if on_shift is not None and is_main_process():
-            on_shift(shift)
-        joint = recipe.source is not None and recipe.source.mode == "joint"
-        if joint and not strategy.extracts and shift.own_forecast is not None:
-            notice("the forecast is of trainings on the source, then on the target; this one mixes both")
+        _tell_shift(shift, recipe, on_shift)
     setup = Setup(recipe, task, strategy, domains, pretrained, tokenizer, folder, resume, callbacks)
     with _random_state_kept():
         trained = _fit(setup)
@@ -199,14 +194,19 @@ def _run(
     return result
 
 
-def _tell_forecast(report: ShiftReport, *, quietly: bool) -> None:
-    """The forecast in a line, where there is one; quietly: a high risk alone."""
+def _tell_shift(report: ShiftReport, recipe: Recipe, on_shift: Callable[[ShiftReport], None] | None) -> None:
+    """Hand the report to ``on_shift``; say the forecast in a line, beside ``on_shift`` only a high risk."""
     risk = report.risk
-    if risk is not None and (risk.level == "high" or not quietly):
+    if risk is not None and (risk.level == "high" or on_shift is None):
         (warn if risk.level == "high" else notice)(
             f"before training: {risk.level} risk ({risk.probability:.0%}) that {report.source.name} costs "
             f"more than a point on {report.target.name}; advice: {risk.advice}"
         )
+    if on_shift is not None and is_main_process():
+        on_shift(report)
+    joint = recipe.source is not None and recipe.source.mode == "joint"
+    if joint and recipe.strategy.kind != "frozen" and report.own_forecast is not None:
+        notice("the forecast is of trainings on the source, then on the target; this one mixes both")
 
 
 def check_precision(recipe: Recipe, config: Any) -> None:
